@@ -1,0 +1,60 @@
+import type { Refusal } from '../base/errors.js';
+import type { VirtualAddress } from '../base/address.js';
+
+/** One decoded instruction. Plain data: it travels to the tracer thread as it is. */
+export interface Instruction {
+  /** Link-time address it was decoded at. */
+  readonly address: VirtualAddress;
+  /** Its bytes, as the file has them (1–15 on x86-64). */
+  readonly bytes: Uint8Array;
+  /** Its text in the assembler's usual syntax, e.g. `mov rdi,[rip+0x2f1c]`. */
+  readonly text: string;
+}
+
+/**
+ * How a displaced instruction runs out of line: a template of machine code that is copied into an XOL slot and
+ * bound to the slot's own address and the site's. It always ends in a jump back (or in the instruction's own
+ * transfer of control), so that a thread inside it needs nobody's help to go on.
+ */
+export interface SlotTemplate {
+  /** Length of the original instruction, in bytes. */
+  readonly length: number;
+  /** The code with zeroes where the fix-ups go; at most `SLOT_SIZE` bytes. */
+  readonly code: Uint8Array;
+  /** 32-bit pc-relative fields: at `at` goes (site + delta) − (slot + end). */
+  readonly rel32: readonly { readonly at: number; readonly end: number; readonly delta: number }[];
+  /** 64-bit absolute fields: at `at` goes site + delta. */
+  readonly abs64: readonly { readonly at: number; readonly delta: number }[];
+  /**
+   * Where a thread may be found stopped in the slot, in ascending order, beginning with { at: 0, resume: 0 }.
+   * `resume`: the instruction has not begun (0) or has ended (`length`): the program's own address for that state
+   * is site + resume. `undefined`: it is half done; one more step leads to a defined state.
+   * `undoSp`: what to add to the stack pointer to take back a half-done instruction (when its second half faults).
+   */
+  readonly stops: readonly { readonly at: number; readonly resume: number | undefined; readonly undoSp: number }[];
+  /** The instruction pushes the flags: a single step leaves the trap flag in the pushed image; it must be cleared. */
+  readonly pushesFlags: boolean;
+}
+
+/** Bytes reserved for one slot. */
+export const SLOT_SIZE = 64;
+
+export type Displaced = { readonly ok: true; readonly template: SlotTemplate } | { readonly ok: false; readonly refusal: Refusal };
+
+/** What an architecture fills in. */
+export interface Arch {
+  readonly name: 'x64';
+  /** The bytes of a breakpoint instruction. */
+  readonly breakpoint: Uint8Array;
+  /** Longest instruction, in bytes. */
+  readonly maxInstruction: number;
+  /** Decode the one instruction at the start of `bytes`, or undefined when they are none. */
+  decode(bytes: Uint8Array, address: VirtualAddress): Instruction | undefined;
+  /**
+   * The offsets (from the start of `code`) at which instructions start, decoding straight on from its start, and
+   * the offset at which decoding failed (equal to `code.length` when it did not).
+   */
+  boundaries(code: Uint8Array, address: VirtualAddress): { readonly starts: Uint32Array; readonly end: number };
+  /** How the instruction runs out of line, or the named refusal. */
+  displace(instruction: Instruction): Displaced;
+}

@@ -1,0 +1,120 @@
+/**
+ * The whole contract between the table of probes (`probe/`) and the engines. The table knows files, places,
+ * uprobes and handlers; an engine knows how to divert threads at sites. Neither imports the other: one composition
+ * file wires them.
+ */
+import type { FileOffset } from '../base/address.js';
+import type { Refusal } from '../base/errors.js';
+import type { Instruction, SlotTemplate } from '../arch/arch.js';
+
+export type EngineName = 'trap' | 'jump' | 'kernel';
+
+/** What an engine needs to know of a probed file. Plain data. */
+export interface ModuleFacts {
+  /** Ours, unique in this process, never reused. */
+  readonly id: number;
+  readonly dev: bigint;
+  readonly ino: bigint;
+  /** The path it was opened by: for messages only. */
+  readonly path: string;
+}
+
+/** One (module, file offset). Plain data: it is sent to other threads as it is. */
+export interface SiteFacts {
+  /** Ours, unique in this process, never reused. */
+  readonly id: number;
+  readonly module: ModuleFacts;
+  readonly offset: FileOffset;
+  /** The original instruction, from the file. */
+  readonly instruction: Instruction;
+  /** How it runs out of line, where it can. */
+  readonly template: SlotTemplate | undefined;
+}
+
+/** Which processes a consumer wants. `'all'` is every process, present and future. */
+export type ProcessSet = 'all' | readonly number[];
+
+/** One uprobe as an engine sees it. Plain data. */
+export interface Consumer {
+  /** The uprobe's id. */
+  readonly id: number;
+  readonly processes: ProcessSet;
+  /** Which handlers it has. None at all: the engine itself counts its hits. */
+  readonly pre: boolean;
+  readonly post: boolean;
+  readonly fault: boolean;
+  readonly return: boolean;
+  /** Milliseconds a hit may wait for its handlers. */
+  readonly deadline: number;
+}
+
+/** The whole desired state of one site: every consumer of it, in registration order. Empty: disarm. */
+export interface SiteChange {
+  readonly site: SiteFacts;
+  readonly consumers: readonly Consumer[];
+}
+
+/** How one site stands in one process. */
+export interface ArmReport {
+  readonly siteId: number;
+  readonly pid: number;
+  /**
+   * `pending`: the process does not map the file now; it is armed as soon as it does. `gone`: the process ended
+   * or is no longer ours.
+   */
+  readonly state: 'armed' | 'pending' | 'refused' | 'gone';
+  readonly refusal?: Refusal;
+}
+
+/** A hit as an engine hands it over; valid only until `sink.hit` returns. */
+export interface RawHit {
+  readonly siteId: number;
+  readonly phase: 'pre' | 'post';
+  readonly pid: number;
+  readonly tid: number;
+  /** CLOCK_MONOTONIC, ns. */
+  readonly time: bigint;
+  /** The kernel's user_regs_struct as 27 64-bit words (x86-64: see probe/regs.ts for the order); writable. */
+  readonly regs: BigUint64Array;
+  /** The FXSAVE image (x86-64: 512 bytes; xmm0 at 160). Costs a round trip to the tracer. */
+  floatRegs(): Uint8Array;
+  /** Read target memory; undefined where any byte is not readable. */
+  read(address: bigint, length: number): Uint8Array | undefined;
+  /** Write target memory; throws UprobeError where it cannot. */
+  write(address: bigint, bytes: Uint8Array): void;
+  /** False once the deadline has passed and the thread has gone on without the handlers. */
+  alive(): boolean;
+}
+
+export interface Verdict {
+  /** Pre phase: do not run the displaced instruction (nor the post handlers); `ip` is as the handlers left it. */
+  readonly skip: boolean;
+}
+
+/** What engines call. All on the thread that made the engine, never while another call of it runs. */
+export interface EngineSink {
+  hit(hit: RawHit): Verdict;
+  /** The handlers of these consumers could not run at a hit (`phase` pre), or their post handlers at one. */
+  missed(siteId: number, pid: number, phase: 'pre' | 'post', why: string): void;
+  state(report: ArmReport): void;
+  /** The engine can no longer work (its thread crashed …): every uprobe is gone. */
+  failed(error: Error): void;
+}
+
+export interface Engine {
+  readonly name: EngineName;
+  /** Whether this engine can serve these consumers at this site. Pure; touches no process. */
+  canArm(site: Pick<SiteFacts, 'instruction' | 'template'>, consumers: readonly Consumer[]): Refusal | undefined;
+  /**
+   * Bring sites to a new state, as one transaction: when it rejects, nothing of it remains. Resolves when every
+   * process concerned is as wanted, with one report per (site, process). Taking consumers away never rejects.
+   * Rejects with ProcessError when a process named for the first time cannot be attached.
+   */
+  apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]>;
+  /** Hits counted by the engine itself for a consumer without handlers; also after it is gone. */
+  counted(consumerId: number): bigint;
+  /** Disarm everything, let every process go, end the engine's threads. */
+  close(): Promise<void>;
+  /** The same without the event loop, for process exit; bounded in time. */
+  closeSync(): void;
+}

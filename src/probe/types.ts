@@ -1,0 +1,134 @@
+/**
+ * The public types. Their comments are the documentation users see in their editor.
+ */
+import type { Readable, Writable } from 'node:stream';
+import type { PtRegs } from './regs.js';
+import type { Uprobe, UprobeModule } from './uprobe.js';
+import type { Target } from './target.js';
+import type { Refusal } from '../base/errors.js';
+import type { EngineName } from '../engines/engine.js';
+
+export type { Refusal, EngineName };
+
+/** Where in the file. Exactly one of the four forms; the file offset is always computed by the library. */
+export type Place =
+  /** A function or label by name (`malloc`, `memcpy@@GLIBC_2.14`), with an offset in bytes into it. */
+  | { symbol: string; symbolOffset?: number }
+  /** A file offset, as the kernel's uprobes take it; with `addr`, both must mean the same place. */
+  | { offset: number; addr?: bigint }
+  /** A link-time address, as `nm` and `objdump -d` print it. */
+  | { addr: bigint }
+  /** An address inside one live process; the file must be the one mapped there. */
+  | { pid: number; liveAddr: bigint };
+
+/**
+ * Which processes: one pid, several, a target made by `spawnTarget`, or `'all'`, present and future.
+ * `{ tree: pid }` is the process and every descendant it makes from now on.
+ */
+export type Processes = 'all' | number | readonly number[] | { readonly tree: number } | Target;
+
+export type ScalarType = 'u8' | 'i8' | 'u16' | 'i16' | 'u32' | 'i32' | 'u64' | 'i64';
+
+/** What all handlers see. Valid only during the call: keep values, never the hit. */
+export interface Hit {
+  readonly uprobe: Uprobe;
+  /** The thread's registers; what is written here is what the thread goes on with. */
+  readonly regs: PtRegs;
+  readonly pid: number;
+  readonly tid: number;
+  /** The CPU the thread last ran on (/proc/PID/task/TID/stat, field 39). */
+  readonly cpu: number;
+  /** The thread's name, at most 15 bytes (/proc/PID/task/TID/comm). */
+  readonly comm: string;
+  /** CLOCK_MONOTONIC in nanoseconds, taken when the hit was seen. */
+  readonly time: bigint;
+  /** The nth integer or pointer argument (0 first) at a function's entry. System V psABI 3.2.3: six registers, then the stack. */
+  arg(n: number): bigint;
+  /** The nth floating-point argument (0–7: xmm0–xmm7) as a double. Costs a round trip to the tracer thread. */
+  floatArg(n: number): number;
+  /** Read a scalar from the target's memory; undefined where it is not readable. */
+  read(address: bigint, type: ScalarType): bigint | undefined;
+  /** Read bytes; undefined where any of them is not readable. */
+  readBytes(address: bigint, length: number): Uint8Array | undefined;
+  /** Read a NUL-terminated string as UTF-8, at most `max` bytes (default 256); undefined where it is not readable. */
+  readString(address: bigint, max?: number): string | undefined;
+  /** Write the target's memory. Throws UprobeError `'not-writable'` where it cannot. */
+  write(address: bigint, bytes: Uint8Array): void;
+}
+export type PreHit = Hit;
+export type PostHit = Hit;
+
+/** A plain handler is synchronous. */
+export type Handler<H, R> = (hit: H) => R | undefined;
+
+/** A handler threw. The hit went on; the target was not disturbed. */
+export interface HandlerError {
+  readonly uprobe: Uprobe;
+  readonly kind: 'pre' | 'post';
+  readonly pid: number;
+  readonly tid: number;
+  readonly error: unknown;
+}
+
+/** How a uprobe stands in one process. */
+export interface ArmState {
+  readonly pid: number;
+  readonly state: 'armed' | 'pending' | 'refused' | 'gone';
+  readonly engine: EngineName;
+  readonly refusal?: Refusal;
+}
+
+export interface UprobeOptions {
+  /**
+   * A path, or a bare name: a soname (`libc.so.6`, `libc`) as the target's dynamic linker would find it, else a
+   * program in $PATH.
+   */
+  pathname: string;
+  /** Must be said for plain handlers; `'all'` is not yet possible with the trap engine. */
+  processes?: Processes;
+  /** Default `'auto'`. A forced engine that refuses is a RefusedError. */
+  engine?: 'auto' | EngineName;
+  /** Before the displaced instruction. `'skip'`: do not run it, the handler has set `ip`. `'remove'`: unregister after this hit. */
+  preHandler?: Handler<PreHit, void | 'skip' | 'remove'>;
+  /** After the displaced instruction. */
+  postHandler?: Handler<PostHit, void | 'remove'>;
+  /** How long a hit may wait for a handler, in milliseconds (default 1000); then the thread goes on and `nmissed` counts. */
+  deadline?: number;
+  /** Probe a place although its instruction boundaries cannot be verified (no symbol or unwind entry covers it). */
+  trustPlace?: boolean;
+  /** Aborts the registration; later, unregisters. */
+  signal?: AbortSignal;
+  onError?(e: HandlerError): void;
+  onState?(s: ArmState): void;
+}
+
+/** What to probe, and what to call. The object is copied: changing it later changes nothing. */
+export type UprobeSpec = Place & UprobeOptions;
+
+/** How a target's stream is connected: as in node:child_process. A number is a descriptor of ours. */
+export type TargetStdio = 'inherit' | 'pipe' | 'ignore' | number;
+
+export interface SpawnTargetOptions {
+  /** Working directory of the new process. */
+  cwd?: string;
+  /** Environment; default: ours. */
+  env?: Readonly<Record<string, string | undefined>>;
+  /** For stdin, stdout and stderr; one word for all three. Default `'pipe'`. */
+  stdio?: TargetStdio | readonly [TargetStdio, TargetStdio, TargetStdio];
+  /** What the program sees as its own name; default: the command as given. */
+  argv0?: string;
+  /** Kill the target (SIGKILL) and release it when aborted. */
+  signal?: AbortSignal;
+}
+
+/** How a target ended: one of the two is null, as in node:child_process. */
+export interface ExitStatus {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+export interface TargetStreams {
+  readonly stdin: Writable | null;
+  readonly stdout: Readable | null;
+  readonly stderr: Readable | null;
+}
