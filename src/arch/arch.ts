@@ -7,8 +7,6 @@ export interface Instruction {
   readonly address: VirtualAddress;
   /** Its bytes, as the file has them (1–15 on x86-64). */
   readonly bytes: Uint8Array;
-  /** Its text in the assembler's usual syntax, e.g. `mov rdi,[rip+0x2f1c]`. */
-  readonly text: string;
 }
 
 /**
@@ -31,7 +29,11 @@ export interface SlotTemplate {
    * is site + resume. `undefined`: it is half done; one more step leads to a defined state.
    * `undoSp`: what to add to the stack pointer to take back a half-done instruction (when its second half faults).
    */
-  readonly stops: readonly { readonly at: number; readonly resume: number | undefined; readonly undoSp: number }[];
+  readonly stops: readonly {
+    readonly at: number;
+    readonly resume: number | undefined;
+    readonly undoSp: number;
+  }[];
   /** The instruction pushes the flags: a single step leaves the trap flag in the pushed image; it must be cleared. */
   readonly pushesFlags: boolean;
 }
@@ -39,7 +41,8 @@ export interface SlotTemplate {
 /** Bytes reserved for one slot. */
 export const SLOT_SIZE = 64;
 
-export type Displaced = { readonly ok: true; readonly template: SlotTemplate } | { readonly ok: false; readonly refusal: Refusal };
+export type Displaced =
+  { readonly ok: true; readonly template: SlotTemplate } | { readonly ok: false; readonly refusal: Refusal };
 
 /** What an architecture fills in. */
 export interface Arch {
@@ -51,10 +54,18 @@ export interface Arch {
   /** Decode the one instruction at the start of `bytes`, or undefined when they are none. */
   decode(bytes: Uint8Array, address: VirtualAddress): Instruction | undefined;
   /**
+   * Its text in the assembler's usual syntax, e.g. `mov rdi,[rip+0x2f1c]`. Apart from `decode` because it costs
+   * more than decoding and is wanted for few of the instructions that are decoded.
+   */
+  format(instruction: Instruction): string;
+  /**
    * The offsets (from the start of `code`) at which instructions start, decoding straight on from its start, and
    * the offset at which decoding failed (equal to `code.length` when it did not).
    */
-  boundaries(code: Uint8Array, address: VirtualAddress): { readonly starts: Uint32Array; readonly end: number };
+  boundaries(
+    code: Uint8Array,
+    address: VirtualAddress,
+  ): { readonly starts: Uint32Array; readonly end: number };
   /** How the instruction runs out of line, or the named refusal. */
   displace(instruction: Instruction): Displaced;
 }

@@ -52,7 +52,10 @@ export class RefusedError extends UprobeError {
   override readonly name = 'RefusedError';
   readonly refusal: Refusal;
   constructor(what: string, refusal: Refusal) {
-    super(refusal.code, `${what}: ${refusal.reason}${refusal.remedy ? `. ${refusal.remedy}` : ''} (${refusal.code})`);
+    super(
+      refusal.code,
+      `${what}: ${refusal.reason}${refusal.remedy ? `. ${refusal.remedy}` : ''} (${refusal.code})`,
+    );
     this.refusal = refusal;
   }
 }

@@ -29,7 +29,12 @@ export interface SiteFacts {
   readonly instruction: Instruction;
   /** How it runs out of line, where it can. */
   readonly template: SlotTemplate | undefined;
+  /** Why there is no template. */
+  readonly refusal?: Refusal;
 }
+
+/** What decides whether a site can be armed at all. */
+export type ArmableSite = Pick<SiteFacts, 'instruction' | 'template' | 'refusal'>;
 
 /** Which processes a consumer wants. `'all'` is every process, present and future. */
 export type ProcessSet = 'all' | readonly number[];
@@ -97,6 +102,8 @@ export interface EngineSink {
   /** The handlers of these consumers could not run at a hit (`phase` pre), or their post handlers at one. */
   missed(siteId: number, pid: number, phase: 'pre' | 'post', why: string): void;
   state(report: ArmReport): void;
+  /** A process ended, or is no longer ours: every site of it is gone. */
+  ended(pid: number): void;
   /** The engine can no longer work (its thread crashed …): every uprobe is gone. */
   failed(error: Error): void;
 }
@@ -104,7 +111,7 @@ export interface EngineSink {
 export interface Engine {
   readonly name: EngineName;
   /** Whether this engine can serve these consumers at this site. Pure; touches no process. */
-  canArm(site: Pick<SiteFacts, 'instruction' | 'template'>, consumers: readonly Consumer[]): Refusal | undefined;
+  canArm(site: ArmableSite, consumers: readonly Consumer[]): Refusal | undefined;
   /**
    * Bring sites to a new state, as one transaction: when it rejects, nothing of it remains. Resolves when every
    * process concerned is as wanted, with one report per (site, process). Taking consumers away never rejects.

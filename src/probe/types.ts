@@ -1,14 +1,14 @@
 /**
  * The public types. Their comments are the documentation users see in their editor.
  */
-import type { Readable, Writable } from 'node:stream';
 import type { PtRegs } from './regs.js';
-import type { Uprobe, UprobeModule } from './uprobe.js';
+import type { Uprobe } from './uprobe.js';
 import type { Target } from './target.js';
 import type { Refusal } from '../base/errors.js';
 import type { EngineName } from '../engines/engine.js';
+import type { ExitStatus } from '../process/spawn.js';
 
-export type { Refusal, EngineName };
+export type { Refusal, EngineName, ExitStatus };
 
 /** Where in the file. Exactly one of the four forms; the file offset is always computed by the library. */
 export type Place =
@@ -61,10 +61,14 @@ export type PostHit = Hit;
 /** A plain handler is synchronous. */
 export type Handler<H, R> = (hit: H) => R | undefined;
 
-/** A handler threw. The hit went on; the target was not disturbed. */
+/** A handler threw (the hit went on as if it had not been called), or the uprobe ended without being asked to. */
 export interface HandlerError {
   readonly uprobe: Uprobe;
-  readonly kind: 'pre' | 'post';
+  /**
+   * `pre`, `post`: the handler that threw, in this process and thread. `uprobe`: no handler; `error` says why the
+   * uprobe is gone (`file-changed`, `engine-failed`), and `pid` and `tid` are 0.
+   */
+  readonly kind: 'pre' | 'post' | 'uprobe';
   readonly pid: number;
   readonly tid: number;
   readonly error: unknown;
@@ -73,6 +77,10 @@ export interface HandlerError {
 /** How a uprobe stands in one process. */
 export interface ArmState {
   readonly pid: number;
+  /**
+   * `pending`: the process does not map the file now; it is armed as soon as it does. `gone`: the process has ended, or
+   * the uprobe has (then `refusal` says why, where nobody asked for it).
+   */
   readonly state: 'armed' | 'pending' | 'refused' | 'gone';
   readonly engine: EngineName;
   readonly refusal?: Refusal;
@@ -119,16 +127,4 @@ export interface SpawnTargetOptions {
   argv0?: string;
   /** Kill the target (SIGKILL) and release it when aborted. */
   signal?: AbortSignal;
-}
-
-/** How a target ended: one of the two is null, as in node:child_process. */
-export interface ExitStatus {
-  readonly code: number | null;
-  readonly signal: NodeJS.Signals | null;
-}
-
-export interface TargetStreams {
-  readonly stdin: Writable | null;
-  readonly stdout: Readable | null;
-  readonly stderr: Readable | null;
 }

@@ -1,0 +1,20 @@
+/** What a failure means for the exit status. */
+import { FileError, PlaceError, ProcessError, RefusedError, SpecError } from '../base/errors.js';
+import { UsageError } from './usage-error.js';
+
+/** A process that cannot be named at all, in contrast to one that may not be traced by this user. */
+const WRONG_PROCESS = new Set([
+  'no-such-process',
+  'is-a-thread',
+  'is-init',
+  'is-ourselves',
+  'is-our-ancestor',
+  'is-a-kernel-thread',
+  'is-a-zombie',
+]);
+
+export function exitStatusOf(e: unknown): 1 | 2 {
+  if (e instanceof UsageError || e instanceof SpecError || e instanceof PlaceError) return 2;
+  if (e instanceof FileError || e instanceof RefusedError) return 2;
+  return e instanceof ProcessError && WRONG_PROCESS.has(e.code) ? 2 : 1;
+}

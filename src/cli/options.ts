@@ -1,0 +1,41 @@
+/** Options' words to values, each with a message that says what would be right. */
+import { InvalidArgumentError } from 'commander';
+
+/** setTimeout takes a signed 32-bit number of milliseconds. */
+const LONGEST_SECONDS = Math.floor(0x7fff_ffff / 1000);
+
+/** `-p 12 -p 13,14`. */
+export function parsePids(text: string, before: readonly number[] | undefined): readonly number[] {
+  const pids = text.split(',').map((word) => {
+    const pid = /^\s*\d+\s*$/.test(word) ? Number(word) : NaN;
+    // include/linux/threads.h: PID_MAX_LIMIT is 2^22.
+    if (!(pid >= 1 && pid <= 1 << 22))
+      throw new InvalidArgumentError(`'${word.trim()}' is not a process id.`);
+    return pid;
+  });
+  return [...new Set([...(before ?? []), ...pids])];
+}
+
+export function parseCount(text: string): number {
+  const count = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(count >= 1 && Number.isSafeInteger(count)))
+    throw new InvalidArgumentError('It must be a whole number, 1 or more.');
+  return count;
+}
+
+/** Seconds, also fractions, as milliseconds. */
+export function parseSeconds(text: string): number {
+  const seconds = /^(?:\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
+  if (!(seconds > 0 && seconds <= LONGEST_SECONDS)) {
+    throw new InvalidArgumentError(`It must be a number of seconds above 0, at most ${LONGEST_SECONDS}.`);
+  }
+  return Math.ceil(seconds * 1000);
+}
+
+export function parseMilliseconds(text: string): number {
+  const ms = /^(?:\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
+  if (!(ms > 0 && ms <= 3_600_000)) {
+    throw new InvalidArgumentError('It must be a number of milliseconds above 0, at most 3600000.');
+  }
+  return ms;
+}

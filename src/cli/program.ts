@@ -1,0 +1,196 @@
+/** The commands, their options and their help. Each command's code is loaded only when it runs. */
+import { readFileSync, writeSync } from 'node:fs';
+import { Command, CommanderError, Option } from 'commander';
+import { escapeText } from '../base/escape.js';
+import { parseCount, parseMilliseconds, parsePids, parseSeconds } from './options.js';
+import type { CountOptions } from './count.js';
+import type { DoctorOptions } from './doctor.js';
+import type { ListOptions } from './list.js';
+import type { PlanOptions } from './plan.js';
+import type { TraceOptions } from './trace.js';
+import { UsageError } from './usage-error.js';
+
+export const isCommanderError = (e: unknown): e is CommanderError => e instanceof CommanderError;
+
+const PROBES = `
+PROBE names places in a program or library:
+  PATH:SYMBOL          a function; PATH may be a soname or a program in $PATH (libc, bash)
+  PATH:SYMBOL+0x10     an instruction inside it
+  PATH:0xOFFSET        a file offset
+  PATH:@0xADDRESS      an address as nm and objdump print it
+  PATH:'str*'          every function that matches (* ? [...])
+  PATH:SYMBOL+*        every instruction of a function; PATH:*+* of all functions
+  PATH:SYMBOL%return   where the function returns
+bpftrace's uprobe:PATH:SYMBOL and uretprobe:PATH:SYMBOL are understood.`;
+
+const TRACE_HELP = `${PROBES}
+
+With a command, its input, output and exit status are its own and our lines go to stderr.
+
+Examples:
+  uprobe trace libc:malloc --args 'size=arg0' -- ls
+  uprobe trace bash:readline -p 4711 --duration 10
+  uprobe trace 'libc:open*' --args 'path=str(arg1), flags=hex(arg2)' -o trace.txt -- git status
+  uprobe trace --json -n 100 sqlite3:sqlite3_step -- sqlite3 my.db .dump`;
+
+const COUNT_HELP = `${PROBES}
+
+Examples:
+  uprobe count 'libc:*alloc' -- ls
+  uprobe count 'redis-server:*' -p 4711 --duration 5
+  uprobe count --json 'bash:main+*' -- bash -c true`;
+
+const LIST_HELP = `
+Examples:
+  uprobe list libc
+  uprobe list /usr/bin/node '*Start*' --json`;
+
+const PLAN_HELP = `${PROBES}
+
+Nothing is armed. The exit status is 2 when a place named for itself cannot be probed.
+
+Examples:
+  uprobe plan libc:malloc
+  uprobe plan 'bash:main+*' --json`;
+
+type Finish = (status: number) => void;
+
+/** @param command what stood behind `--`. */
+export function buildProgram(command: readonly string[] | undefined, finish: Finish): Command {
+  const program = new Command('uprobe');
+  program
+    .description('Probes at any instruction of running programs.')
+    .configureOutput({
+      writeOut: (text) => writeAll(1, text),
+      writeErr: (text) => writeAll(2, text),
+      outputError: (text, write) => write(oneMessage(text)),
+    })
+    .exitOverride()
+    .option('-V, --version', 'print the version')
+    .on('option:version', printVersion)
+    .helpOption('-h, --help', 'print help')
+    .addHelpText('after', `\nuprobe COMMAND --help tells more of one command.`);
+  addTrace(program, command, finish);
+  addCount(program, command, finish);
+  addList(program, command, finish);
+  addPlan(program, command, finish);
+  addDoctor(program, command, finish);
+  return program;
+}
+
+/** What trace and count have in common. */
+function withTargets(command: Command): Command {
+  return command
+    .argument('<PROBE...>')
+    .usage('PROBE... [-p PID]... [options] [-- COMMAND [ARGUMENTS...]]')
+    .addOption(
+      new Option('-p, --pid <PID>', 'probe this process (again, or a list, for several)').argParser(
+        parsePids,
+      ),
+    )
+    .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
+    .option('-o, --output <FILE>', 'write the lines there')
+    .option('--json', 'JSON lines')
+    .addOption(engineOption())
+    .option('--trust-place', 'probe also where it cannot be proven that an instruction starts');
+}
+
+const engineOption = (): Option =>
+  new Option('--engine <NAME>', 'how threads are diverted')
+    .choices(['auto', 'trap', 'jump', 'kernel'])
+    .default('auto');
+
+function addTrace(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  withTargets(program.command('trace').description('a line for every hit'))
+    .option('--args <LIST>', "what to show: 'fd=arg0, path=str(arg1), n=i32(arg2)'")
+    .option('-n, --count <N>', 'end after so many lines', parseCount)
+    .option('--post', 'look at registers and memory after the instruction')
+    .option('--deadline <MS>', 'how long a hit may wait for us (1000)', parseMilliseconds)
+    .addHelpText('after', TRACE_HELP)
+    .action(async (probes: string[], options: TraceOptions) => {
+      const { trace } = await import('./trace.js');
+      finish(await trace(probes, options, command));
+    });
+}
+
+function addCount(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  withTargets(program.command('count').description('how often each place is hit'))
+    .addHelpText('after', COUNT_HELP)
+    .action(async (probes: string[], options: CountOptions) => {
+      const { count } = await import('./count.js');
+      finish(await count(probes, options, command));
+    });
+}
+
+function addList(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  program
+    .command('list')
+    .description('the functions of a file that can be probed')
+    .argument('<PATH>', 'a path, a soname or a program in $PATH')
+    .argument('[GLOB]', 'only functions that match')
+    .option('--json', 'JSON lines')
+    .addHelpText('after', LIST_HELP)
+    .action(async (path: string, glob: string | undefined, options: ListOptions) => {
+      refuseCommand(command, 'list');
+      const { list } = await import('./list.js');
+      finish(await list(path, glob, options));
+    });
+}
+
+function addPlan(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  program
+    .command('plan')
+    .description('how places would be probed, or why not; arms nothing')
+    .argument('<PROBE...>')
+    .usage('PROBE... [options]')
+    .option('--json', 'JSON lines')
+    .addOption(engineOption())
+    .option('--post', 'plan for a handler after the instruction')
+    .option('--trust-place', 'probe also where it cannot be proven that an instruction starts')
+    .addHelpText('after', PLAN_HELP)
+    .action(async (probes: string[], options: PlanOptions) => {
+      refuseCommand(command, 'plan');
+      const { plan } = await import('./plan.js');
+      finish(await plan(probes, options));
+    });
+}
+
+function addDoctor(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  program
+    .command('doctor')
+    .description('what this machine and user may do, with a remedy for each no')
+    .option('--json', 'JSON lines')
+    .action(async (options: DoctorOptions) => {
+      refuseCommand(command, 'doctor');
+      const { doctor } = await import('./doctor.js');
+      finish(await doctor(options));
+    });
+}
+
+function refuseCommand(command: readonly string[] | undefined, name: string): void {
+  if (command !== undefined) throw new UsageError(`uprobe ${name} runs no command: nothing may follow --`);
+}
+
+/** commander's `error: …` with its suggestion on a line of its own, as one message of ours. */
+const oneMessage = (text: string): string =>
+  `uprobe: ${escapeText(
+    text
+      .trim()
+      .replace(/^error: /, '')
+      .replaceAll('\n', ' '),
+  )}\n`;
+
+function printVersion(): void {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  writeAll(1, `${(JSON.parse(text) as { version: string }).version}\n`);
+  throw new CommanderError(0, 'commander.version', 'version');
+}
+
+/** Help may go to a pipe that is closed already: nothing to be sorry for. */
+function writeAll(fd: number, text: string): void {
+  try {
+    for (let left = Buffer.from(text); left.length > 0;) left = left.subarray(writeSync(fd, left));
+  } catch (e) {
+    if ((e as NodeJS.ErrnoException).code !== 'EPIPE') throw e;
+  }
+}

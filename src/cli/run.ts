@@ -1,0 +1,143 @@
+/**
+ * One run: start what shall be started, arm, wait for the end, take every probe away, and only then let go. What
+ * `trace` and `count` have in common.
+ */
+import { readFileSync } from 'node:fs';
+import type { Target, UprobeGroup } from '../index.js';
+import { spawnTarget } from '../index.js';
+import { Ending } from './ending.js';
+import type { Reason } from './ending.js';
+import { exitAs } from './die.js';
+import type { Status } from './die.js';
+import { note } from './output.js';
+import type { Targets } from './targets.js';
+
+export interface RunSteps {
+  readonly targets: Targets;
+  /** Milliseconds. */
+  readonly duration: number | undefined;
+  readonly ending: Ending;
+  /** Register everything, in these processes. */
+  arm(processes: readonly number[], signal: AbortSignal): Promise<UprobeGroup>;
+  /** Just before the processes go on; what it returns is called when the run has ended. */
+  started?(group: UprobeGroup): (() => void) | undefined;
+  /** All probes are gone. */
+  finished(group: UprobeGroup): void;
+}
+
+/** How often we look whether processes given by -p are still there. */
+const LOOK_MS = 50;
+/** How long a command that goes on may take to end before we leave it: its exit status may still become ours. */
+const GRACE_MS = 200;
+
+export async function run(steps: RunSteps): Promise<number> {
+  const { targets, ending } = steps;
+  ending.catchSignals();
+  const target = targets.kind === 'command' ? await start(targets.command, targets.args) : undefined;
+  const pids = targets.kind === 'pids' ? targets.pids : [target!.pid];
+  const group = await armOrUndo(steps, pids, target);
+  if (group === undefined) return statusOfNothing(await ending.promise);
+  const stop = steps.started?.(group);
+  const unwatch = watch(steps, pids, target);
+  await target?.resume();
+  const reason = await ending.promise;
+  unwatch();
+  stop?.();
+  await group.unregister();
+  steps.finished(group);
+  const status = target === undefined ? undefined : await endOf(target, reason);
+  return statusOf(reason, status);
+}
+
+/** The command gets our own descriptors: its input and output are its own. */
+const start = (command: string, args: readonly string[]): Promise<Target> =>
+  spawnTarget(command, args, { stdio: 'inherit' });
+
+/** Undefined: the end came before everything was armed. */
+async function armOrUndo(
+  steps: RunSteps,
+  pids: readonly number[],
+  target: Target | undefined,
+): Promise<UprobeGroup | undefined> {
+  try {
+    const group = await steps.arm(pids, steps.ending.signal);
+    if (steps.ending.reason === undefined) return group;
+    await group.unregister();
+  } catch (e) {
+    abandon(target);
+    if (steps.ending.reason === undefined) throw e;
+    return undefined;
+  }
+  abandon(target);
+  return undefined;
+}
+
+/** A command that has not run one instruction is nobody's loss. */
+function abandon(target: Target | undefined): void {
+  target?.kill('SIGKILL');
+}
+
+/** Whatever ends the run. Returns how to stop looking. */
+function watch(steps: RunSteps, pids: readonly number[], target: Target | undefined): () => void {
+  const { ending, duration } = steps;
+  const timer =
+    duration === undefined ? undefined : setTimeout(() => ending.end({ why: 'enough' }), duration);
+  let looking: NodeJS.Timeout | undefined;
+  if (target !== undefined) {
+    void target.exited.then(() => ending.end({ why: 'ended' }));
+  } else {
+    const started = new Map(pids.map((pid) => [pid, startTime(pid)]));
+    looking = setInterval(() => {
+      for (const [pid, time] of started)
+        if (time === undefined || startTime(pid) !== time) started.delete(pid);
+      if (started.size === 0) ending.end({ why: 'ended' });
+    }, LOOK_MS);
+  }
+  return () => {
+    clearTimeout(timer);
+    clearInterval(looking);
+  };
+}
+
+/** When a process started (proc(5): field 22 of stat), undefined once it has ended: a pid alone may be another's. */
+function startTime(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    // The fields after the name, which is in parentheses and may hold any byte, begin with the third.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19];
+  } catch {
+    return undefined;
+  }
+}
+
+/** How the command ended, if it has, or does within a moment. */
+async function endOf(target: Target, reason: Reason): Promise<Status | undefined> {
+  if (reason.why === 'ended') return target.exited;
+  let timer: NodeJS.Timeout | undefined;
+  const tooLong = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), GRACE_MS);
+  });
+  const status = await Promise.race([target.exited, tooLong]);
+  clearTimeout(timer);
+  if (status === undefined) note(`process ${target.pid} goes on`);
+  return status;
+}
+
+/** The end came before the beginning. */
+const statusOfNothing = (reason: Reason): number =>
+  reason.why === 'signal' ? exitAs({ code: null, signal: reason.signal }) : statusOf(reason, undefined);
+
+/** The command's own end first; else whether we could do what we were asked. */
+function statusOf(reason: Reason, status: Status | undefined): number {
+  if (reason.why === 'failed') {
+    note(reason.error.message);
+    return 1;
+  }
+  // EPIPE is how a reader says that it has seen enough: `| head`.
+  if (reason.why === 'output' && reason.error.code !== 'EPIPE') {
+    note(`cannot write: ${reason.error.message}`);
+    return 1;
+  }
+  return status === undefined ? 0 : exitAs(status);
+}

@@ -1,0 +1,278 @@
+/**
+ * The memory of one traced program: which breakpoints are in its text, and the XOL slots where the displaced
+ * instructions run. Threads and vfork children that share the memory share one of these.
+ *
+ * Every method that writes expects all threads of the address space to be stopped.
+ */
+import { SLOT_SIZE, type SlotTemplate } from '../../arch/arch.js';
+import { bindSlot } from '../../arch/slot.js';
+import { asAddress } from '../../base/address.js';
+import type { Refusal } from '../../base/errors.js';
+import { ProcessMemory } from '../../linux/process-memory.js';
+import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
+import type { Process, Thread } from './thread.js';
+import type { Want } from './wants.js';
+
+export const BREAKPOINT = 0xcc;
+const PAGE = 4096;
+/** Reach of a 32-bit displacement, less room for the largest module's own operands. */
+const REACH = 0x7000_0000;
+
+/** Calls that change mappings, watched in the dynamic linker. */
+export type MappingCall = 'map' | 'unmap';
+
+/** One breakpoint in the text of this address space. */
+export interface Arm {
+  readonly address: number;
+  /** The byte that the breakpoint replaced. */
+  readonly original: number;
+  readonly template: SlotTemplate;
+  /** Address of its XOL slot. */
+  readonly slot: number;
+  /** What it is for: a site that is wanted, or the linker's system call. */
+  want: Want | undefined;
+  watch: MappingCall | undefined;
+}
+
+interface Area {
+  readonly start: number;
+  readonly size: number;
+  used: number;
+  readonly free: number[];
+}
+
+/** What an arming attempt needs: a place, its bytes and how it runs out of line. */
+export interface ArmRequest {
+  readonly address: number;
+  readonly bytes: Uint8Array;
+  readonly template: SlotTemplate;
+  readonly want: Want | undefined;
+  readonly watch: MappingCall | undefined;
+}
+
+/** Maps memory in the target: given by the tracer, which can make a thread of it do a system call. */
+export type AllocateNear = (near: number, length: number) => number;
+
+export class AddressSpace {
+  readonly memory: ProcessMemory;
+  /** Breakpoints by address: what a hit looks up. */
+  readonly arms = new Map<number, Arm>();
+  readonly #bySlot = new Map<number, Arm>();
+  readonly #areas: Area[] = [];
+  /** Every thread that runs in this memory, of whichever process. */
+  readonly threads = new Set<Thread>();
+  /** How many reasons there are to keep the threads from running. */
+  frozen = 0;
+  /** No watchable system call was found in the dynamic linker: every system call is looked at while something is pending. */
+  traceSyscalls = false;
+  /** The dynamic linker has been looked at. */
+  watched = false;
+  /** An address of a `syscall` instruction in this memory. */
+  gadget: number | undefined;
+
+  constructor(
+    readonly pid: number,
+    public owner: Process | undefined,
+  ) {
+    this.memory = new ProcessMemory(pid);
+  }
+
+  maps(): Mapping[] {
+    return readMaps(this.pid);
+  }
+
+  /** Which breakpoints the owner's wants ask for, by address, with the mappings as they are now. */
+  wanted(maps: readonly Mapping[]): Map<number, Want> {
+    const result = new Map<number, Want>();
+    const byModule = new Map<number, Want[]>();
+    for (const want of this.owner?.wants.values() ?? []) {
+      const list = byModule.get(want.site.module.id);
+      if (list) list.push(want);
+      else byModule.set(want.site.module.id, [want]);
+    }
+    for (const wants of byModule.values()) {
+      const executable = mappingsOf(wants[0]!.site.module, maps, this.pid).filter((m) => m.perms[2] === 'x');
+      for (const m of executable) {
+        for (const want of wants) {
+          const { offset } = want.site;
+          if (offset >= m.offset && offset < m.offset + (m.end - m.start)) result.set(m.start + offset - m.offset, want);
+        }
+      }
+    }
+    return result;
+  }
+
+  /** Put breakpoints in. What cannot be is in the result, with its reason. */
+  arm(requests: readonly ArmRequest[], allocate: AllocateNear): Map<number, Refusal> {
+    const refusals = new Map<number, Refusal>();
+    const sorted = requests.toSorted((a, b) => a.address - b.address);
+    const fine = this.#verify(sorted, refusals);
+    const ready: Arm[] = [];
+    for (const request of fine) {
+      const slot = this.#takeSlot(request.address, fine.length, allocate);
+      const code = slot === undefined ? undefined : bindSlot(request.template, asAddress(request.address), asAddress(slot));
+      if (slot === undefined || code === undefined) {
+        refusals.set(request.address, NO_SLOT);
+        continue;
+      }
+      const { address, template, want, watch } = request;
+      ready.push({ address, original: request.bytes[0]!, template, slot, want, watch });
+      this.#slotWrites.push({ at: slot, bytes: code });
+    }
+    this.#flushSlots();
+    this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
+    for (const a of ready) {
+      this.arms.set(a.address, a);
+      this.#bySlot.set(a.slot, a);
+    }
+    return refusals;
+  }
+
+  /** Take breakpoints out: the original byte comes back wherever ours still stands. */
+  disarm(arms: readonly Arm[]): void {
+    this.restoreIn(this.memory, arms);
+    for (const a of arms) {
+      this.arms.delete(a.address);
+      this.#bySlot.delete(a.slot);
+      this.#areaOf(a.slot)?.free.push(a.slot);
+    }
+  }
+
+  /** The original bytes, in a copy of this memory that fork made. */
+  restoreIn(memory: ProcessMemory, arms: Iterable<Arm>): void {
+    const texts = [...arms].map((a) => ({ address: a.address, byte: a.original })).toSorted((a, b) => a.address - b.address);
+    this.#writeTexts(texts, memory, BREAKPOINT);
+  }
+
+  /** The arm in whose XOL slot an address lies, and how far into it. */
+  inSlot(address: number): { readonly arm: Arm; readonly at: number } | undefined {
+    const area = this.#areaOf(address);
+    if (area === undefined) return undefined;
+    const at = (address - area.start) % SLOT_SIZE;
+    const arm = this.#bySlot.get(address - at);
+    return arm === undefined ? undefined : { arm, at };
+  }
+
+  /**
+   * The address space of a child that fork just made of this one, which has not run yet: its text as it was, and our
+   * areas known, so that they can be unmapped.
+   */
+  copyFor(pid: number): AddressSpace {
+    const copy = new AddressSpace(pid, undefined);
+    copy.restoreIn(copy.memory, this.arms.values());
+    copy.#areas.push(...this.#areas);
+    copy.gadget = this.gadget;
+    return copy;
+  }
+
+  get areas(): readonly { readonly start: number; readonly size: number }[] {
+    return this.#areas;
+  }
+
+  /** The areas have been unmapped. */
+  forgetAreas(): void {
+    this.#areas.length = 0;
+    this.#bySlot.clear();
+  }
+
+  close(): void {
+    this.memory.close();
+  }
+
+  #areaOf(address: number): Area | undefined {
+    return this.#areas.find((a) => address >= a.start && address < a.start + a.size);
+  }
+
+  /** Only places whose bytes in memory are the file's go on. */
+  #verify(sorted: readonly ArmRequest[], refusals: Map<number, Refusal>): ArmRequest[] {
+    const fine: ArmRequest[] = [];
+    for (const run of runs(sorted)) {
+      const start = run[0]!.address;
+      const text = this.memory.read(start, run.at(-1)!.address - start + run.at(-1)!.bytes.length);
+      for (const request of run) {
+        const { bytes, address } = request;
+        const now = text?.subarray(address - start, address - start + bytes.length) ?? this.memory.read(address, bytes.length);
+        if (now !== undefined && sameInstruction(now, bytes, (i) => this.arms.get(address + i)?.original)) fine.push(request);
+        else refusals.set(address, now === undefined ? NOT_READABLE : textPatched(now[0] === BREAKPOINT));
+      }
+    }
+    return fine;
+  }
+
+  readonly #slotWrites: { readonly at: number; readonly bytes: Uint8Array }[] = [];
+
+  /** Slots side by side are written at once. */
+  #flushSlots(): void {
+    const writes = this.#slotWrites.splice(0).toSorted((a, b) => a.at - b.at);
+    for (let i = 0; i < writes.length; ) {
+      let n = i + 1;
+      while (n < writes.length && writes[n]!.at === writes[n - 1]!.at + SLOT_SIZE) n++;
+      const image = new Uint8Array((n - i) * SLOT_SIZE).fill(BREAKPOINT);
+      for (let j = i; j < n; j++) image.set(writes[j]!.bytes, (j - i) * SLOT_SIZE);
+      this.memory.write(writes[i]!.at, image);
+      i = n;
+    }
+  }
+
+  /** Change single bytes of text, page by page. With `only`, just where that byte stands now. */
+  #writeTexts(texts: readonly { readonly address: number; readonly byte: number }[], memory = this.memory, only?: number): void {
+    for (const run of runs(texts)) {
+      const start = run[0]!.address;
+      const span = memory.read(start, run.at(-1)!.address - start + 1);
+      if (span === undefined) {
+        for (const t of run) if (run.length > 1) this.#writeTexts([t], memory, only);
+        continue;
+      }
+      for (const t of run) if (only === undefined || span[t.address - start] === only) span[t.address - start] = t.byte;
+      memory.write(start, span);
+    }
+  }
+
+  #takeSlot(near: number, coming: number, allocate: AllocateNear): number | undefined {
+    for (const area of this.#areas) {
+      if (Math.abs(area.start - near) > REACH) continue;
+      const free = area.free.pop();
+      if (free !== undefined) return free;
+      if (area.used + SLOT_SIZE > area.size) continue;
+      area.used += SLOT_SIZE;
+      return area.start + area.used - SLOT_SIZE;
+    }
+    const size = Math.max(16, Math.ceil((coming * SLOT_SIZE) / PAGE)) * PAGE;
+    const start = allocate(near, size);
+    if (start < 0) return undefined;
+    this.#areas.push({ start, size, used: SLOT_SIZE, free: [] });
+    return start;
+  }
+}
+
+const NO_SLOT: Refusal = {
+  code: 'no-slot-in-reach',
+  reason: 'no executable memory could be had in the process within 2 GiB of the place',
+  remedy: 'A seccomp filter or a memory limit of the process may forbid it',
+};
+const NOT_READABLE: Refusal = { code: 'text-not-readable', reason: 'the text of the process cannot be read at this place' };
+const textPatched = (breakpoint: boolean): Refusal => ({
+  code: 'text-already-patched',
+  reason: breakpoint
+    ? 'another tool has a breakpoint at this place in the process'
+    : 'the text of the process differs from the file at this place (another tool, or the program itself, changed it)',
+  remedy: 'End the other tool first',
+});
+
+function sameInstruction(now: Uint8Array, file: Uint8Array, originalAt: (i: number) => number | undefined): boolean {
+  return file.every((byte, i) => now[i] === byte || (now[i] === BREAKPOINT && originalAt(i) === byte));
+}
+
+/** Groups of neighbours (within a page of each other), so that one read and one write serve many. Sorted input. */
+function* runs<T extends { readonly address: number }>(sorted: readonly T[]): Generator<T[]> {
+  let run: T[] = [];
+  for (const item of sorted) {
+    const last = run.at(-1);
+    if (last !== undefined && (Math.floor(item.address / PAGE) !== Math.floor(last.address / PAGE))) {
+      yield run;
+      run = [];
+    }
+    run.push(item);
+  }
+  if (run.length > 0) yield run;
+}

@@ -1,0 +1,296 @@
+/**
+ * Bringing the text of a process to what is wanted of it, and letting a process go with its text as it was. All of
+ * it happens with every thread of the address space stopped.
+ */
+import { SIG } from '../../linux/numbers.js';
+import { ptrace } from '../../linux/ptrace.js';
+import { ProcessError } from '../../base/errors.js';
+import type { SlotTemplate } from '../../arch/arch.js';
+import type { Refusal } from '../../base/errors.js';
+import { stopAt } from '../../arch/slot.js';
+import type { ArmReport } from '../engine.js';
+import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
+import { linkerStubs } from './linker-watch.js';
+import { RemoteSyscalls } from './remote-syscall.js';
+import { IDLE, type Process, type Thread } from './thread.js';
+import { PLAIN_STOP, REG, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import type { Want } from './wants.js';
+
+/** How far down one slot a thread may be stepped to a defined place. */
+const MAX_STEPS = 4;
+/** Offsets in struct user, for PTRACE_POKEUSER. */
+export const USER_IP = REG.ip * 8;
+const USER_SP = REG.sp * 8;
+const SI_KERNEL = 0x80;
+const SI_CODE = 8;
+
+export class Arming {
+  readonly #remote: RemoteSyscalls;
+  constructor(
+    private readonly tracees: Tracees,
+    /** Give back a hit that is with the handlers: its thread goes on without them. */
+    private readonly abandonHit: (thread: Thread) => void,
+  ) {
+    this.#remote = new RemoteSyscalls(tracees);
+  }
+
+  /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
+  sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
+    if (asked !== undefined && this.#onlyConsumersChanged(process, asked)) return this.#reports(process, asked, new Map());
+    const { space } = process;
+    this.tracees.freeze(space);
+    try {
+      if (process.space !== space || space.threads.size === 0) throw ended(process.pid);
+      const refusals = this.#change(process, space);
+      return this.#reports(process, asked, refusals);
+    } finally {
+      this.tracees.thaw(space);
+    }
+  }
+
+  /** Sites that stay armed: other uprobes on them change nothing in the process. */
+  #onlyConsumersChanged(process: Process, asked: ReadonlySet<number>): boolean {
+    const armed = new Map<number, Arm[]>();
+    for (const arm of process.space.arms.values()) {
+      const id = arm.want?.site.id;
+      if (id === undefined || !asked.has(id)) continue;
+      const list = armed.get(id);
+      if (list) list.push(arm);
+      else armed.set(id, [arm]);
+    }
+    for (const id of asked) if (!armed.has(id) || !process.wants.has(id)) return false;
+    for (const [id, arms] of armed) for (const arm of arms) arm.want = process.wants.get(id);
+    return true;
+  }
+
+  #change(process: Process, space: AddressSpace): Map<number, Refusal> {
+    const maps = space.maps();
+    const wanted = space.wanted(maps);
+    const requests: ArmRequest[] = [];
+    if (!space.watched && process.wants.size > 0) {
+      space.watched = true;
+      requests.push(...linkerStubs(space, maps));
+      space.traceSyscalls = requests.length === 0;
+    }
+    const surplus: Arm[] = [];
+    for (const arm of space.arms.values()) {
+      arm.want = wanted.get(arm.address);
+      if (arm.want === undefined && arm.watch === undefined) surplus.push(arm);
+    }
+    this.#disarm(space, surplus);
+    for (const [address, want] of wanted) {
+      if (space.arms.has(address)) continue;
+      const watch = takeWatch(requests, address);
+      requests.push({ address, bytes: want.site.instruction.bytes, template: templateOf(want), want, watch });
+    }
+    const bySite = new Map<number, Refusal>();
+    if (requests.length === 0) return bySite;
+    const refused = space.arm(requests, (near, length) => this.#allocate(space, near, length));
+    for (const [address, refusal] of refused) {
+      const want = wanted.get(address);
+      if (want !== undefined) bySite.set(want.site.id, refusal);
+    }
+    return bySite;
+  }
+
+  /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
+  #allocate(space: AddressSpace, near: number, length: number): number {
+    const stopped = [...space.threads].filter((t) => !t.running);
+    const best = stopped.find((t) => t.pending !== undefined && stopEvent(t.pending) !== 0) ?? stopped[0];
+    return best === undefined ? -1 : this.#remote.allocateNear(best, near, length);
+  }
+
+  #disarm(space: AddressSpace, arms: readonly Arm[]): void {
+    if (arms.length === 0) return;
+    this.#leaveSlots(space, new Set(arms));
+    space.disarm(arms);
+  }
+
+  /** Threads inside the slots of these arms go on in the program's own text, which is about to be whole again. */
+  #leaveSlots(space: AddressSpace, arms: ReadonlySet<Arm>): void {
+    for (const thread of space.threads) {
+      if (thread.running) continue;
+      for (let i = 0; i < MAX_STEPS; i++) {
+        const inside = this.#slotOf(thread);
+        if (inside === undefined || !arms.has(inside.arm)) break;
+        const stop = stopAt(inside.arm.template, inside.at);
+        if (stop?.resume === undefined) {
+          this.#remote.step(thread);
+          continue;
+        }
+        ptrace.pokeUser(thread.tid, USER_IP, inside.arm.address + stop.resume);
+        this.#endStepping(thread);
+        break;
+      }
+    }
+  }
+
+  #slotOf(thread: Thread): ReturnType<AddressSpace['inSlot']> {
+    const { scratch } = this.tracees;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return undefined;
+    return thread.process.space.inSlot(Number(scratch.regs[REG.ip]));
+  }
+
+  /** The stop at the end of a step means nothing any more. */
+  #endStepping(thread: Thread): void {
+    if (thread.activity.kind !== 'stepping') return;
+    thread.activity = IDLE;
+    this.restoreMask(thread);
+    if (thread.pending !== undefined && stopEvent(thread.pending) === 0 && stopSignal(thread.pending) === SIG.trap)
+      thread.pending = PLAIN_STOP;
+  }
+
+  restoreMask(thread: Thread): void {
+    if (thread.savedMask === undefined) return;
+    this.tracees.scratch.word[0] = thread.savedMask;
+    ptrace.setSigMask(thread.tid, this.tracees.scratch.wordAddress);
+    thread.savedMask = undefined;
+  }
+
+  #reports(process: Process, asked: ReadonlySet<number> | undefined, refusals: ReadonlyMap<number, Refusal>): ArmReport[] {
+    const armed = new Set<number>();
+    for (const arm of process.space.arms.values()) if (arm.want !== undefined) armed.add(arm.want.site.id);
+    const reports: ArmReport[] = [];
+    for (const id of asked ?? process.wants.keys()) {
+      if (!process.wants.has(id)) {
+        process.states.delete(id);
+        continue;
+      }
+      const refusal = refusals.get(id);
+      const state = armed.has(id) ? 'armed' : refusal === undefined ? 'pending' : 'refused';
+      const report: ArmReport = { siteId: id, pid: process.pid, state, ...(refusal === undefined ? {} : { refusal }) };
+      if (asked !== undefined || process.states.get(id)?.state !== state) reports.push(report);
+      process.states.set(id, report);
+    }
+    return reports;
+  }
+
+  /** Disarm everything in the memory of a process and let all its threads go, with the signals they are due. */
+  detach(process: Process): void {
+    const { space } = process;
+    process.wants.clear();
+    try {
+      this.tracees.freeze(space);
+    } catch {
+      space.frozen++; // a thread in uninterruptible sleep executes nothing: its bytes can be restored all the same
+    }
+    const removed = new Map(space.arms);
+    this.#disarm(space, [...removed.values()]);
+    for (const thread of [...space.threads]) {
+      thread.process.role = 'leaving';
+      if (!thread.running) this.#settle(thread, removed);
+    }
+    const helper = [...space.threads].find((t) => !t.running);
+    if (helper !== undefined && space.areas.length > 0) {
+      this.#remote.unmap(helper, space.areas);
+      space.forgetAreas();
+    }
+    space.frozen--;
+    for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+  }
+
+  /** A thread that ran into a breakpoint which is gone now: back to its instruction. */
+  #settle(thread: Thread, removed: ReadonlyMap<number, Arm>): void {
+    const { scratch } = this.tracees;
+    const withHandlers = thread.activity.kind === 'handlers' ? thread.activity.phase : undefined;
+    if (withHandlers !== undefined) this.abandonHit(thread);
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return;
+    const before = Number(scratch.regs[REG.ip]) - 1;
+    const arm = removed.get(before);
+    if (arm === undefined) return;
+    if (withHandlers === 'pre' || this.#stoppedByBreakpoint(thread, arm)) {
+      ptrace.pokeUser(thread.tid, USER_IP, before);
+      thread.pending = PLAIN_STOP;
+    } else if (this.#trapQueued(thread)) {
+      // the trap is queued behind the stop that we asked for: let it come out, or it would kill once we are gone
+      if (ptrace.cont(thread.tid, 0) && this.tracees.bell.reap(thread.tid) === thread.tid) {
+        const { status } = this.tracees.bell;
+        if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
+        thread.pending = status;
+        if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
+          ptrace.pokeUser(thread.tid, USER_IP, before);
+          thread.pending = PLAIN_STOP;
+        }
+      }
+    }
+  }
+
+  #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
+    const { pending } = thread;
+    if (pending === undefined || stopEvent(pending) !== 0 || stopSignal(pending) !== SIG.trap) return false;
+    return arm.template.length > 1 || this.breakpointInfo(thread);
+  }
+
+  /** Whether the stop of this thread is for a breakpoint instruction: the kernel says SI_KERNEL for int3. */
+  breakpointInfo(thread: Thread): boolean {
+    return this.tracees.readInfo(thread) && this.tracees.scratch.infoFields.getInt32(SI_CODE, true) === SI_KERNEL;
+  }
+
+  #trapQueued(thread: Thread): boolean {
+    const { scratch } = this.tracees;
+    // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
+    scratch.word[0] = 0n;
+    scratch.word[1] = 1n << 32n;
+    if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
+    const { infoFields } = scratch;
+    return infoFields.getInt32(0, true) === SIG.trap && infoFields.getInt32(SI_CODE, true) === SI_KERNEL;
+  }
+
+  /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
+  leave(thread: Thread): void {
+    const { space } = thread.process;
+    if (space.areas.length > 0 && space.arms.size === 0 && !thread.running) {
+      try {
+        this.#remote.unmap(thread, space.areas); // a child's copy of our memory
+      } catch {
+        return; // it has just ended
+      }
+      space.forgetAreas();
+    }
+    this.restoreMask(thread);
+    this.tracees.release(thread, this.#dueSignal(thread));
+  }
+
+  #dueSignal(thread: Thread): number {
+    const held = thread.held.shift();
+    if (held !== undefined) {
+      this.tracees.setInfo(thread, held.info);
+      thread.savedInfo = undefined;
+      return held.signal;
+    }
+    const { pending } = thread;
+    if (pending === undefined || stopEvent(pending) !== 0) return 0;
+    const signal = stopSignal(pending);
+    return signal === (SIG.trap | 0x80) ? 0 : signal;
+  }
+
+  /** A fault of the displaced instruction belongs to the instruction: registers and siginfo as if it had been in place. */
+  translateFault(thread: Thread, arm: Arm, at: number): void {
+    const { scratch } = this.tracees;
+    const stop = arm.template.stops.findLast((s) => s.at <= at);
+    const ip = arm.address + (stop?.resume ?? 0);
+    ptrace.pokeUser(thread.tid, USER_IP, ip);
+    if (stop !== undefined && stop.undoSp !== 0)
+      ptrace.pokeUser(thread.tid, USER_SP, Number(scratch.regs[REG.sp]) + stop.undoSp);
+    if (!this.tracees.readInfo(thread)) return;
+    // SIGILL, SIGFPE and SIGTRAP carry the address of the instruction (sigaction(2), si_addr at offset 16)
+    const address = Number(scratch.infoFields.getBigUint64(16, true));
+    if (address < arm.slot || address >= arm.slot + arm.template.code.length) return;
+    scratch.infoFields.setBigUint64(16, BigInt(arm.address), true);
+    ptrace.setSigInfo(thread.tid, scratch.infoAddress);
+  }
+}
+
+/** Sites without a template never get this far: canArm refuses them. */
+function templateOf(want: Want): SlotTemplate {
+  if (want.site.template === undefined) throw new Error(`site ${want.site.id} has no template`);
+  return want.site.template;
+}
+
+/** A linker stub that is wanted by a uprobe too becomes one breakpoint with both uses. */
+function takeWatch(requests: ArmRequest[], address: number): ArmRequest['watch'] {
+  const i = requests.findIndex((r) => r.address === address && r.watch !== undefined);
+  return i < 0 ? undefined : requests.splice(i, 1)[0]!.watch;
+}
+
+const ended = (pid: number): ProcessError => new ProcessError('no-such-process', pid, `process ${pid} has ended`);

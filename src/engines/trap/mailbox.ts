@@ -1,0 +1,139 @@
+/**
+ * The memory that the tracer thread and the handlers' thread share: registers travel here, and a hit costs no message.
+ *
+ * A hit slot belongs to the tracer (free), is posted to the handlers' thread, and comes back through the reply ring.
+ * Only the tracer hands slots out, and only the handlers' thread gives them back, so a slot that was abandoned
+ * (deadline) is not used again while a late handler still writes to it.
+ */
+import { mapRegion, regionAt, type Region } from '../../linux/memory.js';
+
+export const SLOTS = 1024;
+/** Counters for uprobes without handlers. */
+export const COUNTERS = 1 << 20;
+const RING = 2048; // > SLOTS: a ring can never be full
+const SLOT_BYTES = 1024;
+const SLOT_REGS = 128;
+const SLOT_FPREGS = 384;
+const HEADER_BYTES = 4096;
+const POST_RING_AT = HEADER_BYTES;
+const REPLY_RING_AT = POST_RING_AT + RING * 4;
+const SLOTS_AT = REPLY_RING_AT + RING * 4;
+const COUNTERS_AT = SLOTS_AT + SLOTS * SLOT_BYTES;
+const LENGTH = COUNTERS_AT + COUNTERS * 8;
+
+export const REG_WORDS = 27;
+
+/** Words of the header. The first two are the bell's. */
+export const WORD = {
+  bell: 0,
+  tracerSleeps: 1,
+  tracerTid: 2,
+  handlersAwake: 3,
+  closeRequested: 4,
+  closed: 5,
+  postHead: 16,
+  postTail: 32,
+  replyHead: 48,
+  replyTail: 64,
+} as const;
+
+/** Words of a slot. */
+export const FIELD = { state: 0, siteId: 1, pid: 2, tid: 3, phase: 4, memFd: 5, verdict: 6, fp: 7 } as const;
+export const STATE = { free: 0, posted: 1, running: 2, done: 3, abandoned: 4 } as const;
+export const FP = { none: 0, wanted: 1, ready: 2, failed: 3 } as const;
+export const PHASE = { pre: 0, post: 1 } as const;
+export const VERDICT = { run: 0, skip: 1 } as const;
+
+export class Mailbox {
+  readonly address: number;
+  readonly words: Int32Array;
+  readonly counters: BigUint64Array;
+  readonly #region: Region;
+  readonly #postRing: Int32Array;
+  readonly #replyRing: Int32Array;
+  readonly #slotWords: Int32Array[] = [];
+  readonly #slotRegs: BigUint64Array[] = [];
+  readonly #slotTime: BigUint64Array[] = [];
+
+  private constructor(region: Region) {
+    const { buffer } = region.bytes;
+    this.#region = region;
+    this.address = region.address;
+    this.words = new Int32Array(buffer, 0, HEADER_BYTES / 4);
+    this.#postRing = new Int32Array(buffer, POST_RING_AT, RING);
+    this.#replyRing = new Int32Array(buffer, REPLY_RING_AT, RING);
+    this.counters = new BigUint64Array(buffer, COUNTERS_AT, COUNTERS);
+  }
+
+  static create(): Mailbox {
+    return new Mailbox(mapRegion(LENGTH));
+  }
+  static open(address: number): Mailbox {
+    return new Mailbox(regionAt(address, LENGTH));
+  }
+
+  /** The header words of a slot. Views are made once: they are on the path of every hit. */
+  slot(index: number): Int32Array {
+    return (this.#slotWords[index] ??= new Int32Array(this.#region.bytes.buffer, this.#slotAt(index), SLOT_BYTES / 4));
+  }
+  regs(index: number): BigUint64Array {
+    return (this.#slotRegs[index] ??= new BigUint64Array(
+      this.#region.bytes.buffer,
+      this.#slotAt(index) + SLOT_REGS,
+      REG_WORDS,
+    ));
+  }
+  /** One word: CLOCK_MONOTONIC, ns. */
+  time(index: number): BigUint64Array {
+    return (this.#slotTime[index] ??= new BigUint64Array(this.#region.bytes.buffer, this.#slotAt(index) + 64, 1));
+  }
+  fpRegs(index: number): Uint8Array {
+    return new Uint8Array(this.#region.bytes.buffer, this.#slotAt(index) + SLOT_FPREGS, 512);
+  }
+  regsAddress(index: number): number {
+    return this.address + this.#slotAt(index) + SLOT_REGS;
+  }
+  fpRegsAddress(index: number): number {
+    return this.address + this.#slotAt(index) + SLOT_FPREGS;
+  }
+  /** Address of one header word of a slot, for futex(2). */
+  fieldAddress(index: number, field: number): number {
+    return this.address + this.#slotAt(index) + field * 4;
+  }
+  /** Address of one word of the header. */
+  wordAddress(word: number): number {
+    return this.address + word * 4;
+  }
+  #slotAt(index: number): number {
+    return SLOTS_AT + index * SLOT_BYTES;
+  }
+
+  /** Tracer → handlers. */
+  post(index: number): void {
+    this.#push(this.#postRing, WORD.postTail, index);
+  }
+  takePost(): number {
+    return this.#pop(this.#postRing, WORD.postHead, WORD.postTail);
+  }
+  /** Handlers → tracer. */
+  reply(index: number): void {
+    this.#push(this.#replyRing, WORD.replyTail, index);
+  }
+  takeReply(): number {
+    return this.#pop(this.#replyRing, WORD.replyHead, WORD.replyTail);
+  }
+
+  #push(ring: Int32Array, tailWord: number, index: number): void {
+    const tail = this.words[tailWord]!;
+    ring[tail & (RING - 1)] = index;
+    Atomics.store(this.words, tailWord, (tail + 1) | 0);
+  }
+  /** The next index, or -1. */
+  #pop(ring: Int32Array, headWord: number, tailWord: number): number {
+    const head = this.words[headWord]!;
+    if (head === Atomics.load(this.words, tailWord)) return -1;
+    const index = ring[head & (RING - 1)]!;
+    this.words[headWord] = (head + 1) | 0;
+    return index;
+  }
+}

@@ -1,0 +1,152 @@
+/**
+ * System calls made by a thread of the target for us: executable memory near its text has to come from itself. The
+ * thread is pointed at a `syscall` instruction that is already in its memory (the vDSO has one), steps over it, and
+ * gets its registers back.
+ */
+import { readFileSync } from 'node:fs';
+import { ProcessError } from '../../base/errors.js';
+import { MAP, NR, PROT, SIG } from '../../linux/numbers.js';
+import { OPTION, ptrace } from '../../linux/ptrace.js';
+import type { Mapping } from '../../process/maps.js';
+import type { AddressSpace } from './address-space.js';
+import type { Thread } from './thread.js';
+import { REG, SIGINFO_BYTES, stopEvent, stopSignal, exited, killed, type Tracees } from './tracees.js';
+import { mapRegion } from '../../linux/memory.js';
+
+const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
+const PAGE = 4096;
+const SI_CODE = 8;
+/** Signals may keep coming before the step: each is held, and this bounds how many. */
+const MAX_STOPS = 256;
+
+export class RemoteSyscalls {
+  readonly #saved = mapRegion(PAGE);
+  constructor(private readonly tracees: Tracees) {}
+
+  /** A system call by `thread`, which must be stopped: its result, or minus the errno. */
+  call(thread: Thread, nr: number, args: readonly number[]): number {
+    const { scratch } = this.tracees;
+    const gadget = this.#gadget(thread.process.space);
+    this.#keepStop(thread);
+    if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
+    scratch.regs.set(new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length));
+    const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
+    fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
+    scratch.regs[REG.ax] = BigInt(nr);
+    // no system call to restart: entry_64.S leaves -1 here outside of one, and signal.c looks at it
+    scratch.regs[REG.origAx] = 0xffff_ffff_ffff_ffffn;
+    scratch.regs[REG.ip] = BigInt(gadget);
+    if (!ptrace.setRegs(thread.tid, scratch.address)) throw gone(thread);
+    this.#stepTo(thread, gadget + SYSCALL_INSTRUCTION.length);
+    const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
+    ptrace.setRegs(thread.tid, this.#saved.address);
+    return result;
+  }
+
+  /** Executable memory within reach of `near`: its address, or minus the errno. */
+  allocateNear(thread: Thread, near: number, length: number): number {
+    const { space } = thread.process;
+    const filtered = seccompMode(thread.tid) === 2;
+    // A filter may kill for a system call that the program never makes; with CAP_SYS_ADMIN it can be held off.
+    if (filtered && ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0) return -1;
+    try {
+      for (const address of gapsNear(space.maps(), near, length)) {
+        const flags = MAP.private | MAP.anonymous | MAP.fixedNoreplace;
+        const got = this.call(thread, NR.mmap, [address, length, PROT.read | PROT.exec, flags, -1, 0]);
+        if (got === address) return got;
+        if (got > 0) this.call(thread, NR.munmap, [got, length]); // before 4.17 the flag was only a hint
+        else if (got === -1 || got === -13 || got === -12) return got;
+      }
+      return -12;
+    } finally {
+      if (filtered) ptrace.setOptions(thread.tid, this.tracees.options);
+    }
+  }
+
+  unmap(thread: Thread, areas: readonly { readonly start: number; readonly size: number }[]): void {
+    for (const { start, size } of areas) this.call(thread, NR.munmap, [start, size]);
+  }
+
+  /** One step by a stopped thread, to its next instruction; signals that come instead are held. */
+  step(thread: Thread): void {
+    this.#keepStop(thread);
+    this.#stepTo(thread, undefined);
+  }
+
+  /** The siginfo of the stop it is in would be lost with the step: keep it. */
+  #keepStop(thread: Thread): void {
+    const { pending } = thread;
+    if (thread.savedInfo !== undefined || (pending !== undefined && stopEvent(pending) !== 0)) return;
+    if (ptrace.getSigInfo(thread.tid, this.tracees.scratch.infoAddress)) thread.savedInfo = this.tracees.scratch.info.slice();
+  }
+
+  /** Step until the thread stops for the step itself (at `ip`, when given). Its registers are then in the scratch. */
+  #stepTo(thread: Thread, ip: number | undefined): void {
+    const { scratch, bell } = this.tracees;
+    for (let i = 0; i < MAX_STOPS; i++) {
+      if (!ptrace.step(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
+      const { status } = bell;
+      if (exited(status) || killed(status)) {
+        this.tracees.ended(thread, status);
+        throw gone(thread);
+      }
+      if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
+      if (stopEvent(status) !== 0) {
+        thread.interrupted = false;
+        continue;
+      }
+      if (stopSignal(status) === SIG.trap && (ip === undefined || Number(scratch.regs[REG.ip]) === ip)) return;
+      if (!ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
+      // a step that begins in the exit of a system call (exec) stops once before it has stepped (si_code: TRAP_BRKPT)
+      if (stopSignal(status) !== SIG.trap || scratch.infoFields.getInt32(SI_CODE, true) <= 0)
+        thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
+    }
+    throw new ProcessError('cannot-step', thread.process.pid, `thread ${thread.tid} gets signals faster than it can be stepped`);
+  }
+
+  /** Where this memory has a `syscall` instruction. */
+  #gadget(space: AddressSpace): number {
+    if (space.gadget !== undefined) return space.gadget;
+    const executable = space.maps().filter((m) => m.perms[2] === 'x' && m.perms[0] === 'r');
+    const vdsoFirst = executable.toSorted((a, b) => Number(b.path === '[vdso]') - Number(a.path === '[vdso]'));
+    for (const m of vdsoFirst) {
+      for (let at = m.start; at < m.end; at += 1 << 20) {
+        const text = space.memory.read(at, Math.min((1 << 20) + 1, m.end - at));
+        const found = text === undefined ? -1 : Buffer.from(text.buffer, text.byteOffset, text.length).indexOf(SYSCALL_INSTRUCTION);
+        if (found >= 0) return (space.gadget = at + found);
+      }
+    }
+    throw new ProcessError('no-syscall-instruction', space.pid, `process ${space.pid} has no system call instruction in its text`);
+  }
+}
+
+const gone = (thread: Thread): ProcessError =>
+  new ProcessError('no-such-process', thread.process.pid, `process ${thread.process.pid} has ended`);
+
+function seccompMode(tid: number): number {
+  try {
+    return Number(/^Seccomp:\s*(\d)/m.exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1] ?? 0);
+  } catch {
+    return 0;
+  }
+}
+
+/** Free places for `length` bytes within ±2 GiB of `near`, the nearest first; a few, since the first nearly always does. */
+function gapsNear(maps: readonly Mapping[], near: number, length: number): number[] {
+  const reach = 0x7000_0000;
+  const lowest = Math.max(0x10000, near - reach);
+  const highest = near + reach - length;
+  const places: number[] = [];
+  let free = lowest;
+  for (const m of [...maps, { start: Infinity, end: Infinity }]) {
+    const start = Math.ceil(free / PAGE) * PAGE;
+    // one page apart on either side: stacks grow down, and neighbours of equal rights would be merged with ours
+    const end = Math.min(m.start - PAGE, highest + length);
+    if (end - (start + PAGE) >= length) {
+      places.push(start + PAGE, Math.floor((end - length) / PAGE) * PAGE);
+    }
+    free = Math.max(free, m.end);
+    if (free > highest) break;
+  }
+  return [...new Set(places)].toSorted((a, b) => Math.abs(a - near) - Math.abs(b - near)).slice(0, 8);
+}

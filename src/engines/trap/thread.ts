@@ -1,0 +1,63 @@
+/** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
+import type { AddressSpace, Arm } from './address-space.js';
+import type { Want } from './wants.js';
+import type { ArmReport } from '../engine.js';
+
+/** What a thread is in the middle of, where it matters for what its next stop means. */
+export type Activity =
+  | { readonly kind: 'none' }
+  /** A hit of it is with the handlers; `slot` is the mailbox slot, `expires` as performance.now() counts. */
+  | { readonly kind: 'handlers'; readonly slot: number; readonly arm: Arm; readonly phase: 'pre' | 'post'; readonly expires: number }
+  /** Stepping through the XOL slot: for its post handlers, or so that a held signal finds it outside. */
+  | { readonly kind: 'stepping'; readonly arm: Arm; readonly post: boolean }
+  /** On its way through a system call that may change the mappings. */
+  | { readonly kind: 'mapping-call' };
+
+export const IDLE: Activity = { kind: 'none' };
+
+/** A signal that waits until its thread is out of the XOL slot, with its siginfo. */
+export interface HeldSignal {
+  readonly signal: number;
+  readonly info: Uint8Array;
+}
+
+export class Thread {
+  /** Not in a ptrace-stop, as far as we have been told. */
+  running = true;
+  /** A stop reported while the address space was frozen: its wait status. */
+  pending: number | undefined;
+  activity: Activity = IDLE;
+  readonly held: HeldSignal[] = [];
+  /** The siginfo of the pending stop, where a later stop has taken its place in the kernel. */
+  savedInfo: Uint8Array | undefined;
+  /** The signal mask to put back when the thread has left the XOL slot. */
+  savedMask: bigint | undefined;
+  /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
+  inVfork = false;
+  /** An interrupt was asked for and its stop has not been seen. */
+  interrupted = false;
+
+  constructor(
+    readonly tid: number,
+    readonly process: Process,
+  ) {}
+}
+
+/**
+ * `wanted`: probed. `carried`: a child that shares probed memory (vfork, posix_spawn) and must be carried over the
+ * breakpoints until it executes something else or ends. `leaving`: to be let go at its next stop.
+ */
+export type Role = 'wanted' | 'carried' | 'leaving';
+
+export class Process {
+  readonly threads = new Map<number, Thread>();
+  /** What is wanted of it: site id → want. */
+  readonly wants = new Map<number, Want>();
+  /** How each wanted site stands, as last reported. */
+  readonly states = new Map<number, ArmReport>();
+  constructor(
+    readonly pid: number,
+    public space: AddressSpace,
+    public role: Role,
+  ) {}
+}

@@ -1,0 +1,523 @@
+/**
+ * The tracer: what every stop means, and the loop that waits for stops, replies and commands. One OS thread owns
+ * all of it; nothing here waits for the handlers.
+ */
+import { BellWait } from '../../linux/doorbell.js';
+import { clonePaused, type Program } from '../../linux/clone.js';
+import { SIG } from '../../linux/numbers.js';
+import { EVENT, ptrace } from '../../linux/ptrace.js';
+import { SyscallError } from '../../linux/syscall-error.js';
+import { readMemory, writeMemory } from '../../linux/process-memory.js';
+import { NR } from '../../linux/numbers.js';
+import { stopAt } from '../../arch/slot.js';
+import type { ArmReport } from '../engine.js';
+import type { Arm } from './address-space.js';
+import { Arming, USER_IP } from './arming.js';
+import { Hits, type HitReply } from './hits.js';
+import { WORD, type Mailbox } from './mailbox.js';
+import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
+import { toPlain } from './protocol.js';
+import { IDLE, type Process, type Thread } from './thread.js';
+import {
+  PLAIN_STOP,
+  REG,
+  SIGINFO_BYTES,
+  Tracees,
+  exited,
+  killed,
+  stopEvent,
+  stopSignal,
+  type StopListener,
+} from './tracees.js';
+import { pidsOf, wantFor } from './wants.js';
+import type { SiteFacts } from '../engine.js';
+
+const SYSCALL_STOP = SIG.trap | 0x80;
+const GROUP_STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, SIG.ttou]);
+const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
+/** Everything but what the instruction itself may raise: blocked while a thread is stepped out of its slot. */
+const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~(1n << BigInt(s - 1)), 0xffff_ffff_ffff_ffffn);
+const TRAP_FLAG = 0x100;
+const PROT_EXEC = 4n;
+/** How long to look for a reply before sleeping, in turns of the loop (about 10 ns each), where there is another CPU. */
+const SPIN_TURNS = 3000;
+const CLOSE_TIMEOUT = 3000;
+
+interface Registered {
+  readonly site: SiteFacts;
+  readonly consumers: readonly TracerConsumer[];
+}
+
+export class Tracer implements StopListener {
+  readonly #tracees: Tracees;
+  readonly #hits: Hits;
+  readonly #arming: Arming;
+  readonly #sites = new Map<number, Registered>();
+  /** Processes that we keep stopped since they were started. */
+  readonly #paused = new Set<Process>();
+  readonly #spin: number;
+
+  constructor(
+    private readonly mailbox: Mailbox,
+    private readonly answer: (message: Answer) => void,
+    private readonly nextCommand: () => Command | undefined,
+    cpus: number,
+  ) {
+    const bell = new BellWait(mailbox.address, mailbox.words.subarray(0, 2));
+    this.#spin = cpus > 1 ? SPIN_TURNS : 0;
+    this.#tracees = new Tracees(bell, this);
+    this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
+    this.#arming = new Arming(this.#tracees, (thread) => this.#missed(thread, 'the probe was removed while the hit waited'));
+    Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
+  }
+
+  /** Until the engine is closed. */
+  run(): void {
+    const { bell } = this.#tracees;
+    for (;;) {
+      this.#takeReplies();
+      if (this.#rung()) {
+        if (Atomics.load(this.mailbox.words, WORD.closeRequested) === 1) break;
+        this.#hits.serveFloatRegs();
+        if (!this.#commands()) break;
+        continue;
+      }
+      if (this.#hits.outstanding === 0) {
+        this.#tracees.take(undefined);
+      } else if (!this.#lookForReply()) {
+        this.#expire();
+        this.#tracees.take(this.#hits.nextDeadline());
+      }
+    }
+    this.#close();
+    bell.close();
+  }
+
+  #rung(): boolean {
+    const rung = this.#tracees.bell.rung() || this.#tracees.bellRung;
+    this.#tracees.bellRung = false;
+    return rung;
+  }
+
+  /** A short busy wait: a handler on another CPU answers in less time than going to sleep takes. */
+  #lookForReply(): boolean {
+    for (let i = 0; i < this.#spin; i++) {
+      if (this.#hits.replied) return true;
+      if ((i & 255) === 255 && this.#tracees.takeNow()) return true;
+    }
+    return this.#hits.replied;
+  }
+
+  #takeReplies(): void {
+    for (let reply = this.#hits.takeReply(); reply !== undefined; reply = this.#hits.takeReply()) this.#replied(reply);
+  }
+
+  // ---- commands
+
+  #commands(): boolean {
+    for (let command = this.nextCommand(); command !== undefined; command = this.nextCommand()) {
+      const { id, kind } = command;
+      if (kind === 'close') {
+        this.answer({ kind: 'done', id, value: undefined });
+        return false;
+      }
+      try {
+        this.answer({ kind: 'done', id, value: this.#command(command) });
+      } catch (e) {
+        this.answer({ kind: 'failed', id, error: toPlain(e) });
+      }
+    }
+    return true;
+  }
+
+  #command(command: Exclude<Command, { kind: 'close' }>): unknown {
+    switch (command.kind) {
+      case 'apply':
+        return this.#apply(command.changes);
+      case 'spawn':
+        return this.#spawn(command.program);
+      case 'resume':
+        return this.#resumePaused(command.pid);
+    }
+  }
+
+  /** One transaction: what was is restored when a part of it fails. */
+  #apply(changes: readonly TracerChange[]): ArmReport[] {
+    const before = changes.map(({ site }) => this.#sites.get(site.id) ?? { site, consumers: [] });
+    try {
+      return this.#bringAbout(changes);
+    } catch (e) {
+      this.#bringAbout(before);
+      throw e;
+    }
+  }
+
+  #bringAbout(changes: readonly TracerChange[]): ArmReport[] {
+    const touched = new Map<number, Set<number>>();
+    const newcomers = new Set<number>();
+    for (const { site, consumers } of changes) {
+      const old = pidsOf(this.#sites.get(site.id)?.consumers ?? []);
+      const now = pidsOf(consumers);
+      for (const pid of now) if (!old.has(pid)) newcomers.add(pid);
+      for (const pid of [...old, ...now]) {
+        const ids = touched.get(pid);
+        if (ids) ids.add(site.id);
+        else touched.set(pid, new Set([site.id]));
+      }
+      if (consumers.length === 0) this.#sites.delete(site.id);
+      else this.#sites.set(site.id, { site, consumers });
+    }
+    const reports: ArmReport[] = [];
+    for (const [pid, ids] of touched) reports.push(...this.#bringProcessAbout(pid, ids, newcomers.has(pid)));
+    return reports;
+  }
+
+  #bringProcessAbout(pid: number, ids: ReadonlySet<number>, newcomer: boolean): ArmReport[] {
+    let process = this.#tracees.processes.get(pid);
+    if (process === undefined || process.role !== 'wanted') {
+      if (!newcomer) return [...ids].filter((id) => this.#sites.has(id)).map((siteId) => ({ siteId, pid, state: 'gone' }));
+      process = this.#attach(pid, process);
+    }
+    for (const id of ids) {
+      const registered = this.#sites.get(id);
+      const want = registered === undefined ? undefined : wantFor(registered.site, registered.consumers, pid);
+      if (want === undefined) process.wants.delete(id);
+      else process.wants.set(id, want);
+    }
+    if (process.wants.size === 0 && !this.#paused.has(process)) {
+      this.#arming.detach(process);
+      return [];
+    }
+    return this.#arming.sync(process, ids);
+  }
+
+  /** A process that is still on its way out of our hands is waited for, then attached anew. */
+  #attach(pid: number, leaving: Process | undefined): Process {
+    const limit = performance.now() + CLOSE_TIMEOUT;
+    while (leaving !== undefined && leaving.threads.size > 0 && performance.now() < limit) this.#tracees.take(50);
+    return this.#tracees.attach(pid);
+  }
+
+  #spawn(program: Program): number {
+    const child = clonePaused(program);
+    const { bell } = this.#tracees;
+    try {
+      const thread = this.#tracees.addChild(child.pid);
+      thread.process.space.frozen = 1;
+      child.proceed();
+      while (bell.reap(child.pid) === child.pid) {
+        const { status } = bell;
+        if (exited(status) || killed(status)) {
+          this.#tracees.children.delete(child.pid);
+          this.#tracees.ended(thread, status);
+          const { step, errno } = child.failure();
+          throw new SyscallError(step, errno);
+        }
+        if (stopEvent(status) === EVENT.exec) {
+          this.#paused.add(thread.process);
+          this.#tracees.executed(thread, status);
+          return child.pid;
+        }
+        ptrace.cont(child.pid, stopEvent(status) === 0 ? stopSignal(status) : 0);
+      }
+      throw new SyscallError(`wait4(${child.pid})`, 10);
+    } finally {
+      child.release();
+    }
+  }
+
+  #resumePaused(pid: number): void {
+    const process = this.#tracees.processes.get(pid);
+    if (process === undefined || !this.#paused.delete(process)) return;
+    if (process.wants.size === 0) this.#arming.detach(process);
+    else this.#tracees.thaw(process.space);
+  }
+
+  /** Disarm and let go of everything; what does not stop in time goes when this thread ends, without a breakpoint. */
+  #close(): void {
+    for (const process of [...this.#tracees.processes.values()]) {
+      if (process.role !== 'wanted' || process.threads.size === 0) continue;
+      try {
+        this.#paused.delete(process);
+        this.#arming.detach(process);
+      } catch (e) {
+        this.answer({ kind: 'crashed', error: toPlain(e) });
+      }
+    }
+    const limit = performance.now() + CLOSE_TIMEOUT;
+    while ([...this.#tracees.threads.values()].some((t) => !t.inVfork) && performance.now() < limit) this.#tracees.take(50);
+  }
+
+  // ---- what stops mean
+
+  stopped(thread: Thread, status: number): void {
+    const event = stopEvent(status);
+    const signal = stopSignal(status);
+    if (event === EVENT.stop) thread.interrupted = false;
+    if (event === EVENT.vforkDone) thread.inVfork = false;
+    if (event === EVENT.exec) return this.#executed(thread, status);
+    if (thread.process.role === 'leaving') {
+      thread.pending = status;
+      return this.#arming.leave(thread);
+    }
+    if (event === EVENT.stop && GROUP_STOPS.has(signal)) return this.#tracees.listen(thread);
+    if (event !== 0) return this.#goOn(thread);
+    if (signal === SYSCALL_STOP) return this.#systemCall(thread);
+    if (signal === SIG.trap) return this.#trapped(thread);
+    this.#signalled(thread, signal);
+  }
+
+  threadGone(thread: Thread): void {
+    this.#hits.drop(thread);
+  }
+
+  processGone(process: Process, status: number | undefined): void {
+    this.#paused.delete(process);
+    if (process.role === 'wanted' || process.wants.size > 0) this.answer({ kind: 'ended', pid: process.pid });
+    if (status !== undefined && this.#tracees.children.has(process.pid)) this.childEnded(process.pid, status);
+  }
+
+  childEnded(pid: number, status: number): void {
+    this.#tracees.children.delete(pid);
+    if (exited(status)) this.answer({ kind: 'exited', pid, code: (status >>> 8) & 0xff, signal: null });
+    else this.answer({ kind: 'exited', pid, code: null, signal: status & 0x7f });
+  }
+
+  /** Resume, with a signal that was held, if there is one. */
+  #goOn(thread: Thread): void {
+    const held = thread.held.shift();
+    if (held === undefined) return this.#tracees.resume(thread);
+    thread.savedInfo = held.info;
+    this.#tracees.resume(thread, held.signal);
+  }
+
+  /** New memory: nothing of ours is in it. What is wanted of the process is armed again before it runs. */
+  #executed(thread: Thread, status: number): void {
+    const { process } = thread;
+    if (process.role !== 'wanted') {
+      process.role = 'leaving';
+      thread.pending = status;
+      return this.#arming.leave(thread);
+    }
+    if (this.#paused.has(process)) process.space.frozen = 1;
+    thread.pending = PLAIN_STOP;
+    process.space.frozen++;
+    try {
+      if (process.wants.size > 0) this.#report(this.#arming.sync(process));
+    } finally {
+      this.#tracees.thaw(process.space);
+    }
+  }
+
+  #report(reports: readonly ArmReport[]): void {
+    for (const report of reports) this.answer({ kind: 'state', report });
+  }
+
+  /** SIGTRAP: a breakpoint of ours, a step of ours, or the program's own business. */
+  #trapped(thread: Thread): void {
+    if (thread.activity.kind === 'stepping') return this.#stepped(thread, thread.activity.arm, thread.activity.post);
+    const { space } = thread.process;
+    const slot = this.#hits.nextSlot;
+    const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
+    if (!ptrace.getRegs(thread.tid, slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot))) return;
+    const address = Number(regs[REG.ip]) - 1;
+    const arm = space.arms.get(address);
+    if (arm === undefined) return this.#strangeTrap(thread, address);
+    // one byte behind a one-byte instruction a thread may be for other reasons
+    if (arm.template.length === 1 && !this.#arming.breakpointInfo(thread)) return this.#tracees.resume(thread, SIG.trap);
+    this.#hit(thread, arm, slot);
+  }
+
+  /** A breakpoint that was taken out since the thread ran into it, or no breakpoint of ours. */
+  #strangeTrap(thread: Thread, address: number): void {
+    const byte = thread.process.space.memory.read(address, 1);
+    if (byte !== undefined && byte[0] !== 0xcc && this.#arming.breakpointInfo(thread)) {
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      return this.#goOn(thread);
+    }
+    this.#tracees.resume(thread, SIG.trap);
+  }
+
+  #hit(thread: Thread, arm: Arm, slot: number): void {
+    const { want } = arm;
+    if (want === undefined || thread.process !== thread.process.space.owner) return this.#runDisplaced(thread, arm);
+    if (!want.handlers) {
+      for (const counter of want.counters) this.mailbox.counters[counter]!++;
+      return this.#runDisplaced(thread, arm);
+    }
+    if (slot < 0) {
+      this.#report1(want.site.id, thread, 'pre', 'too many hits wait for their handlers');
+      return this.#runDisplaced(thread, arm);
+    }
+    // what the handlers see is the place itself, not the byte behind the breakpoint
+    this.mailbox.regs(slot)[REG.ip] = BigInt(arm.address);
+    this.#hits.post(thread, arm, 'pre', want.site.id, want.deadline);
+  }
+
+  /** Run the displaced instruction in its slot, registers as they are. */
+  #runDisplaced(thread: Thread, arm: Arm): void {
+    ptrace.pokeUser(thread.tid, USER_IP, arm.slot);
+    this.#continueInSlot(thread, arm);
+  }
+
+  #continueInSlot(thread: Thread, arm: Arm): void {
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    this.#goOn(thread);
+  }
+
+  /** Whether the system call that the linker is about to make concerns executable memory. */
+  #mapsCode(thread: Thread, arm: Arm): boolean {
+    if (arm.watch === 'unmap') return true;
+    const { scratch } = this.#tracees;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return false;
+    return (scratch.regs[REG.dx]! & PROT_EXEC) !== 0n && BigInt.asIntN(32, scratch.regs[REG.r8]!) >= 0n;
+  }
+
+  #replied(reply: HitReply): void {
+    const { thread, arm, phase, skip, slot } = reply;
+    const regs = this.mailbox.regs(slot);
+    const address = this.mailbox.regsAddress(slot);
+    const armed = thread.process.space.arms.get(arm.address) === arm;
+    // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
+    const runs = phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
+    if (runs && armed) regs[REG.ip] = BigInt(arm.slot);
+    if (!ptrace.setRegs(thread.tid, address)) return;
+    if (!runs || !armed) return this.#goOn(thread);
+    if (arm.want?.post !== true) return this.#continueInSlot(thread, arm);
+    thread.activity = { kind: 'stepping', arm, post: true };
+    this.#tracees.step(thread);
+  }
+
+  /** The stop after one step in a slot. */
+  #stepped(thread: Thread, arm: Arm, post: boolean): void {
+    const slot = this.#hits.nextSlot;
+    const address = slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot);
+    const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
+    if (!ptrace.getRegs(thread.tid, address)) return;
+    const ip = Number(regs[REG.ip]);
+    const at = ip - arm.slot;
+    let end = ip;
+    if (at >= 0 && at < arm.template.code.length) {
+      const stop = stopAt(arm.template, at);
+      if (stop?.resume !== arm.template.length) return this.#tracees.step(thread);
+      end = arm.address + arm.template.length;
+      regs[REG.ip] = BigInt(end);
+      if (arm.template.pushesFlags) this.#clearPushedTrapFlag(thread, Number(regs[REG.sp]));
+    }
+    thread.activity = IDLE;
+    this.#arming.restoreMask(thread);
+    if (!post || arm.want === undefined) {
+      ptrace.pokeUser(thread.tid, USER_IP, end);
+      return this.#goOn(thread);
+    }
+    if (slot >= 0) return this.#hits.post(thread, arm, 'post', arm.want.site.id, arm.want.deadline);
+    this.#report1(arm.want.site.id, thread, 'post', 'too many hits wait for their handlers');
+    ptrace.pokeUser(thread.tid, USER_IP, end);
+    this.#goOn(thread);
+  }
+
+  /** A step sets the trap flag, and pushf has just pushed it. */
+  #clearPushedTrapFlag(thread: Thread, sp: number): void {
+    const { fd } = thread.process.space.memory;
+    const flags = readMemory(fd, sp, 2);
+    if (flags !== undefined) writeMemory(fd, sp, Uint8Array.of(flags[0]!, flags[1]! & ~(TRAP_FLAG >> 8)));
+  }
+
+  /** A signal about to be delivered. A thread inside a slot must not be seen there by the program. */
+  #signalled(thread: Thread, signal: number): void {
+    const { space } = thread.process;
+    const { scratch } = this.#tracees;
+    if (space.areas.length === 0 || !ptrace.getRegs(thread.tid, scratch.address)) return this.#deliver(thread, signal);
+    const ip = Number(scratch.regs[REG.ip]);
+    const inside = space.inSlot(ip);
+    if (inside === undefined) return this.#deliver(thread, signal);
+    const { arm, at } = inside;
+    if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoFields.getInt32(8, true) > 0) {
+      this.#arming.translateFault(thread, arm, at);
+      this.#arming.restoreMask(thread);
+      return this.#deliver(thread, signal);
+    }
+    const stop = stopAt(arm.template, at);
+    if (stop?.resume === arm.template.length && thread.activity.kind !== 'stepping') {
+      ptrace.pokeUser(thread.tid, USER_IP, arm.address + stop.resume);
+      return this.#deliver(thread, signal);
+    }
+    this.#holdSignal(thread, arm, signal);
+  }
+
+  #deliver(thread: Thread, signal: number): void {
+    if (thread.activity.kind === 'stepping') thread.activity = IDLE;
+    this.#tracees.resume(thread, signal);
+  }
+
+  /** The instruction first: as the kernel's uprobes do, the signal is delivered when it has ended. */
+  #holdSignal(thread: Thread, arm: Arm, signal: number): void {
+    const { scratch } = this.#tracees;
+    if (this.#tracees.readInfo(thread)) thread.held.push({ signal, info: scratch.info.slice(0, SIGINFO_BYTES) });
+    if (thread.savedMask === undefined && ptrace.getSigMask(thread.tid, scratch.wordAddress)) {
+      thread.savedMask = scratch.word[0]!;
+      scratch.word[0] = thread.savedMask | ALL_BUT_FAULTS;
+      ptrace.setSigMask(thread.tid, scratch.wordAddress);
+    }
+    const post = thread.activity.kind === 'stepping' && thread.activity.post;
+    thread.activity = { kind: 'stepping', arm, post };
+    this.#tracees.step(thread);
+  }
+
+  /** The end of a system call that may have mapped or unmapped a file. */
+  #systemCall(thread: Thread): void {
+    const { scratch } = this.#tracees;
+    const { process } = thread;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return;
+    const nr = Number(BigInt.asIntN(32, scratch.regs[REG.origAx]!));
+    const result = BigInt.asIntN(64, scratch.regs[REG.ax]!);
+    const entering = result === -38n; // -ENOSYS until the call has been made (entry_64.S)
+    if (nr !== NR.mmap && nr !== NR.munmap) return this.#tracees.resume(thread);
+    if (entering) return this.#tracees.resume(thread);
+    thread.activity = IDLE;
+    thread.pending = PLAIN_STOP;
+    process.space.frozen++;
+    try {
+      const owner = process.space.owner;
+      if (owner !== undefined && result >= 0n) this.#report(this.#arming.sync(owner));
+    } finally {
+      this.#tracees.thaw(process.space);
+    }
+  }
+
+  // ---- hits that were not handled
+
+  /** Hits whose handlers take too long go on without them. */
+  #expire(): void {
+    for (const thread of this.#hits.expired()) {
+      if (thread.activity.kind !== 'handlers') continue;
+      const { arm, phase } = thread.activity;
+      if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
+      if (phase === 'pre') this.#runDisplaced(thread, arm);
+      else {
+        ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
+        this.#goOn(thread);
+      }
+    }
+  }
+
+  /** Where a thread whose post handlers are given up goes on: its own ip, translated out of the slot. */
+  #afterPost(thread: Thread, arm: Arm): number {
+    const { scratch } = this.#tracees;
+    ptrace.getRegs(thread.tid, scratch.address);
+    const ip = Number(scratch.regs[REG.ip]);
+    return ip >= arm.slot && ip < arm.slot + arm.template.code.length ? arm.address + arm.template.length : ip;
+  }
+
+  #missed(thread: Thread, why: string): boolean {
+    if (thread.activity.kind !== 'handlers') return false;
+    const { arm, phase } = thread.activity;
+    if (!this.#hits.abandon(thread)) return false;
+    if (arm.want !== undefined) this.#report1(arm.want.site.id, thread, phase, why);
+    return true;
+  }
+
+  #report1(siteId: number, thread: Thread, phase: 'pre' | 'post', why: string): void {
+    this.answer({ kind: 'missed', siteId, pid: thread.process.pid, phase, why });
+  }
+}

@@ -1,0 +1,384 @@
+/**
+ * The trap engine as the table of probes sees it: `int3` and a ptrace stop. This side runs on the thread that
+ * registered the probes, whose event loop calls the handlers; the tracer has a thread of its own.
+ */
+import { availableParallelism } from 'node:os';
+import { constants } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import { ProcessError, UprobeError, type Refusal } from '../../base/errors.js';
+import type { Program } from '../../linux/clone.js';
+import { Bell } from '../../linux/doorbell.js';
+import { futexWait } from '../../linux/futex.js';
+import { readMemory, writeMemory } from '../../linux/process-memory.js';
+import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange } from '../engine.js';
+import { FIELD, FP, Mailbox, PHASE, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
+import { fromPlain, type Answer, type Command, type TracerChange, type TracerInit } from './protocol.js';
+import { refusalFor } from './refusals.js';
+
+/** How long to look for the next hit before going back to the event loop, µs; a busy target sends it sooner. */
+const LINGER_US = 60;
+/** How long hits may keep the event loop waiting at a stretch, ms. */
+const STRETCH_MS = 2;
+const CLOSE_TIMEOUT = 5000;
+
+/** How a process ended, as wait4 says. */
+export interface Ended {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** A program started by the tracer and stopped before its first instruction. */
+export interface StartedProgram {
+  readonly pid: number;
+  resume(): Promise<void>;
+  kill(signal: number): void;
+  readonly exited: Promise<Ended>;
+}
+
+export interface TrapEngine extends Engine {
+  spawn(program: Program): Promise<StartedProgram>;
+}
+
+/** Starts the tracer thread at once: it takes tens of milliseconds, in parallel with what the caller does next. */
+export function createTrapEngine(sink: EngineSink): TrapEngine {
+  return new Trap(sink);
+}
+
+interface Waiter {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+class Trap implements TrapEngine {
+  readonly name = 'trap';
+  readonly #mailbox = Mailbox.create();
+  readonly #worker: Worker;
+  readonly #hit: SharedHit;
+  readonly #waiters = new Map<number, Waiter>();
+  readonly #exits = new Map<number, (status: Ended) => void>();
+  readonly #counters = new Map<number, number>();
+  readonly #freeCounters: number[] = [];
+  readonly #finalCounts = new Map<number, bigint>();
+  /** Uprobes of the engine by site: who keeps the process alive, and whose counters are in use. */
+  readonly #consumers = new Map<number, readonly Consumer[]>();
+  readonly #lingers = availableParallelism() > 1;
+  #nextCommand = 1;
+  #nextCounter = 0;
+  #bell: Bell | undefined;
+  #used = false;
+  #closed = false;
+
+  constructor(private readonly sink: EngineSink) {
+    const init: TracerInit = { mailbox: this.#mailbox.address };
+    this.#worker = new Worker(new URL('./tracer-thread.js', import.meta.url), {
+      workerData: init,
+      execArgv: [],
+      name: 'uprobe-tracer',
+    });
+    this.#worker.unref();
+    this.#worker.on('message', (message: Answer) => this.#answered(message));
+    this.#worker.on('error', (e) => this.#failed(e));
+    this.#worker.on('exit', () => {
+      if (!this.#closed) this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
+    });
+    this.#hit = new SharedHit(this.#mailbox, () => this.#ring());
+  }
+
+  canArm(site: Parameters<Engine['canArm']>[0], consumers: readonly Consumer[]): Refusal | undefined {
+    return refusalFor(site, consumers);
+  }
+
+  async apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]> {
+    const before = changes.map(({ site }) => this.#consumers.get(site.id) ?? []);
+    const sent = changes.map((change): TracerChange => this.#withCounters(change));
+    try {
+      const reports = (await this.#command({ kind: 'apply', changes: sent })) as ArmReport[];
+      this.#releaseCounters(before, changes);
+      return reports;
+    } catch (e) {
+      changes.forEach(({ site }, i) => this.#setConsumers(site.id, before[i]!));
+      this.#releaseCounters(
+        changes.map((c) => c.consumers),
+        changes.map(({ site }, i) => ({ site, consumers: before[i]! })),
+      );
+      throw e;
+    }
+  }
+
+  #setConsumers(siteId: number, consumers: readonly Consumer[]): void {
+    if (consumers.length === 0) this.#consumers.delete(siteId);
+    else this.#consumers.set(siteId, consumers);
+  }
+
+  #withCounters({ site, consumers }: SiteChange): TracerChange {
+    this.#setConsumers(site.id, consumers);
+    return { site, consumers: consumers.map((c) => ({ ...c, counter: this.#counterOf(c) })) };
+  }
+
+  #counterOf(consumer: Consumer): number {
+    if (consumer.pre || consumer.post) return -1;
+    const known = this.#counters.get(consumer.id);
+    if (known !== undefined) return known;
+    const counter = this.#freeCounters.pop() ?? this.#nextCounter++;
+    if (counter >= COUNTERS)
+      throw new UprobeError('too-many-uprobes', `no more than ${COUNTERS} uprobes without handlers can be registered at once`);
+    this.#mailbox.counters[counter] = 0n;
+    this.#counters.set(consumer.id, counter);
+    return counter;
+  }
+
+  /** Consumers that were there before and are not any more: their counts are final. */
+  #releaseCounters(before: readonly (readonly Consumer[])[], now: readonly SiteChange[]): void {
+    now.forEach(({ consumers }, i) => {
+      const staying = new Set(consumers.map((c) => c.id));
+      for (const { id } of before[i]!) {
+        const counter = this.#counters.get(id);
+        if (counter === undefined || staying.has(id)) continue;
+        this.#finalCounts.set(id, this.#mailbox.counters[counter]!);
+        this.#counters.delete(id);
+        this.#freeCounters.push(counter);
+      }
+    });
+  }
+
+  counted(consumerId: number): bigint {
+    const counter = this.#counters.get(consumerId);
+    return counter === undefined ? (this.#finalCounts.get(consumerId) ?? 0n) : this.#mailbox.counters[counter]!;
+  }
+
+  async spawn(program: Program): Promise<StartedProgram> {
+    // The exit may be reported before the answer to the command: both come from one thread, in order, so the
+    // listener is there in time when it is made in the same turn as the answer arrives.
+    let finish: (status: Ended) => void = () => undefined;
+    const exited = new Promise<Ended>((resolve) => (finish = resolve));
+    const pid = (await this.#command({ kind: 'spawn', program }, (value) => this.#exits.set(value as number, finish))) as number;
+    return {
+      pid,
+      exited,
+      resume: async () => void (await this.#command({ kind: 'resume', pid })),
+      kill: (signal) => {
+        if (this.#exits.has(pid)) process.kill(pid, signal);
+      },
+    };
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const gone = new Promise<void>((resolve) => this.#worker.once('exit', () => resolve()));
+    this.#worker.ref();
+    this.#send({ id: 0, kind: 'close' });
+    await gone;
+  }
+
+  closeSync(): void {
+    if (this.#closed || !this.#used) return;
+    this.#closed = true;
+    const { words } = this.#mailbox;
+    Atomics.store(words, WORD.closeRequested, 1);
+    const limit = performance.now() + CLOSE_TIMEOUT;
+    while (Atomics.load(words, WORD.closed) === 0 && performance.now() < limit) {
+      this.#ring();
+      futexWait(this.#mailbox.wordAddress(WORD.closed), 0, 50);
+    }
+  }
+
+  // ---- messages
+
+  #command(
+    command: Command extends infer C ? (C extends Command ? Omit<C, 'id'> : never) : never,
+    onDone?: (value: unknown) => void,
+  ): Promise<unknown> {
+    if (this.#closed) return Promise.reject(new UprobeError('engine-closed', 'the trap engine has been closed'));
+    const id = this.#nextCommand++;
+    return new Promise((resolve, reject) => {
+      this.#waiters.set(id, {
+        resolve: (value) => {
+          onDone?.(value);
+          resolve(value);
+        },
+        reject,
+      });
+      this.#used = true;
+      this.#send({ ...command, id } as Command);
+      this.#keepAlive();
+    });
+  }
+
+  #send(command: Command): void {
+    this.#worker.postMessage(command);
+    this.#ring();
+  }
+
+  #ring(): void {
+    const tid = Atomics.load(this.#mailbox.words, WORD.tracerTid);
+    // before it has a tid, the tracer has yet to look at its bell and its messages for the first time
+    if (this.#bell === undefined && tid !== 0) this.#bell = new Bell(this.#mailbox.words.subarray(0, 2), tid);
+    if (this.#bell !== undefined) this.#bell.ring();
+    else Atomics.or(this.#mailbox.words, WORD.bell, 1);
+  }
+
+  /** Our process lives on while something is registered, started or asked for. */
+  #keepAlive(): void {
+    if (this.#consumers.size > 0 || this.#waiters.size > 0 || this.#exits.size > 0) this.#worker.ref();
+    else this.#worker.unref();
+  }
+
+  #answered(message: Answer): void {
+    switch (message.kind) {
+      case 'wake':
+        return this.#serve();
+      case 'done':
+        this.#take(message.id)?.resolve(message.value);
+        return this.#keepAlive();
+      case 'failed':
+        this.#take(message.id)?.reject(fromPlain(message.error));
+        return this.#keepAlive();
+      case 'state':
+        return this.sink.state(message.report);
+      case 'ended':
+        return this.sink.ended(message.pid);
+      case 'missed':
+        return this.sink.missed(message.siteId, message.pid, message.phase, message.why);
+      case 'exited':
+        this.#exits.get(message.pid)?.({ code: message.code, signal: signalName(message.signal) });
+        this.#exits.delete(message.pid);
+        return this.#keepAlive();
+      case 'crashed':
+        return this.#failed(fromPlain(message.error));
+    }
+  }
+
+  #take(id: number): Waiter | undefined {
+    const waiter = this.#waiters.get(id);
+    this.#waiters.delete(id);
+    return waiter;
+  }
+
+  #failed(error: Error): void {
+    this.#closed = true;
+    for (const { reject } of this.#waiters.values()) reject(error);
+    this.#waiters.clear();
+    this.sink.failed(error);
+    this.#worker.unref();
+  }
+
+  // ---- hits
+
+  /** Call the handlers of the hits that wait, and of those that come soon after; then give the event loop its turn. */
+  #serve(): void {
+    const { words } = this.#mailbox;
+    Atomics.store(words, WORD.handlersAwake, 1);
+    const stretch = performance.now() + STRETCH_MS;
+    for (;;) {
+      let index = this.#mailbox.takePost();
+      if (index < 0 && this.#lingers) index = this.#linger();
+      if (index >= 0) {
+        this.#handle(index);
+        if (performance.now() < stretch) continue;
+        setImmediate(() => this.#serve());
+        return;
+      }
+      Atomics.store(words, WORD.handlersAwake, 0);
+      // a hit posted between the last look and the store did not wake us
+      index = this.#mailbox.takePost();
+      if (index < 0) return;
+      Atomics.store(words, WORD.handlersAwake, 1);
+      this.#handle(index);
+    }
+  }
+
+  #linger(): number {
+    const limit = performance.now() + LINGER_US / 1000;
+    do {
+      for (let i = 0; i < 50; i++) {
+        const index = this.#mailbox.takePost();
+        if (index >= 0) return index;
+      }
+    } while (performance.now() < limit);
+    return -1;
+  }
+
+  #handle(index: number): void {
+    const words = this.#mailbox.slot(index);
+    if (Atomics.compareExchange(words, FIELD.state, STATE.posted, STATE.running) === STATE.posted) {
+      const { skip } = this.sink.hit(this.#hit.begin(index));
+      words[FIELD.verdict] = skip ? VERDICT.skip : VERDICT.run;
+      Atomics.compareExchange(words, FIELD.state, STATE.running, STATE.done);
+    }
+    this.#mailbox.reply(index);
+    if (Atomics.load(this.#mailbox.words, WORD.tracerSleeps) === 1) this.#ring();
+  }
+}
+
+/** The hit in one mailbox slot. One object serves all hits: they are handled one at a time. */
+class SharedHit implements RawHit {
+  #index = 0;
+  #words: Int32Array;
+  regs: BigUint64Array;
+  constructor(
+    private readonly mailbox: Mailbox,
+    private readonly ring: () => void,
+  ) {
+    this.#words = mailbox.slot(0);
+    this.regs = mailbox.regs(0);
+  }
+
+  begin(index: number): this {
+    this.#index = index;
+    this.#words = this.mailbox.slot(index);
+    this.regs = this.mailbox.regs(index);
+    return this;
+  }
+
+  get siteId(): number {
+    return this.#words[FIELD.siteId]!;
+  }
+  get phase(): 'pre' | 'post' {
+    return this.#words[FIELD.phase] === PHASE.pre ? 'pre' : 'post';
+  }
+  get pid(): number {
+    return this.#words[FIELD.pid]!;
+  }
+  get tid(): number {
+    return this.#words[FIELD.tid]!;
+  }
+  get time(): bigint {
+    return this.mailbox.time(this.#index)[0]!;
+  }
+  alive(): boolean {
+    return Atomics.load(this.#words, FIELD.state) === STATE.running;
+  }
+
+  read(address: bigint, length: number): Uint8Array | undefined {
+    if (address < 0n || address + BigInt(length) > BigInt(Number.MAX_SAFE_INTEGER)) return undefined;
+    return readMemory(this.#words[FIELD.memFd]!, Number(address), length);
+  }
+
+  write(address: bigint, bytes: Uint8Array): void {
+    const reachable = address >= 0n && address + BigInt(bytes.length) <= BigInt(Number.MAX_SAFE_INTEGER);
+    if (!this.alive())
+      throw new ProcessError('hit-is-over', this.pid, `the hit in thread ${this.tid} is over: its deadline has passed`);
+    if (!reachable || !writeMemory(this.#words[FIELD.memFd]!, Number(address), bytes))
+      throw new ProcessError('not-writable', this.pid, `process ${this.pid} has no writable memory at 0x${address.toString(16)}`);
+  }
+
+  floatRegs(): Uint8Array {
+    const words = this.#words;
+    Atomics.store(words, FIELD.fp, FP.wanted);
+    const limit = performance.now() + 1000;
+    while (Atomics.load(words, FIELD.fp) === FP.wanted && this.alive() && performance.now() < limit) {
+      this.ring();
+      futexWait(this.mailbox.fieldAddress(this.#index, FIELD.fp), FP.wanted, 20);
+    }
+    if (Atomics.load(words, FIELD.fp) !== FP.ready)
+      throw new ProcessError('no-float-registers', this.pid, `the floating-point registers of thread ${this.tid} could not be read`);
+    return this.mailbox.fpRegs(this.#index);
+  }
+}
+
+const signalNames = new Map<number, NodeJS.Signals>(
+  Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]),
+);
+const signalName = (signal: number | null): NodeJS.Signals | null =>
+  signal === null ? null : (signalNames.get(signal) ?? (`SIG${signal}` as NodeJS.Signals));

@@ -1,0 +1,204 @@
+/**
+ * A wait for child events that another thread can end: wait4(2) has no timeout and no descriptor, and a wake-up that
+ * comes just before the call must not be lost.
+ *
+ * A page of machine code holds a wait and a signal handler. The wait looks at the bell word and then enters wait4;
+ * the handler, when it finds the thread between the look and the kernel, moves it to the exit. So a ring is seen
+ * whenever it comes: before the look by the word, after it by the handler, in the kernel by EINTR.
+ */
+import { functionAt, syscall, syscallWithMemory } from './ffi.js';
+import { mapRegion, type Region } from './memory.js';
+import { ERRNO, NR } from './numbers.js';
+import { check } from './syscall-error.js';
+
+/** A real-time signal that neither glibc (32, 33) nor Node uses; its default action is never taken: we handle it. */
+const BELL_SIGNAL = 60;
+const SA_SIGINFO = 4;
+const SA_RESTORER = 0x04000000;
+const SIGEV_THREAD_ID = 4;
+const CLOCK_MONOTONIC = 1;
+const FUTEX_WAIT = 0;
+const WALL = 0x40000000;
+const WNOTHREAD = 0x20000000;
+const WNOHANG = 1;
+
+/** Offset of the saved rip in ucontext_t (arch/x86/include/uapi/asm/sigcontext.h): 40 + 16 registers. */
+const UCONTEXT_RIP = 168;
+
+interface Code {
+  readonly bytes: Uint8Array;
+  readonly handler: number;
+  readonly restorer: number;
+  readonly wait: number;
+}
+
+/** The two routines, for a page at `base` and a bell word at `bell`. Offsets in the comments are for the reader only. */
+function assemble(base: number, bell: number): Code {
+  const bytes = new Uint8Array(160);
+  const view = new DataView(bytes.buffer);
+  const put = (at: number, code: readonly number[]): number => {
+    bytes.set(code, at);
+    return at + code.length;
+  };
+  // wait(rdi: int *status, rsi: int *bell, rdx: options): wait4(-1, status, options, NULL), or -EINTR at once
+  const wait = 0;
+  let at = put(wait, [0x49, 0x89, 0xf0]); //            mov  r8, rsi
+  at = put(at, [0x48, 0x89, 0xfe]); //                  mov  rsi, rdi
+  at = put(at, [0x48, 0xc7, 0xc7, 0xff, 0xff, 0xff, 0xff]); // mov  rdi, -1
+  at = put(at, [0x45, 0x31, 0xd2]); //                  xor  r10d, r10d
+  const look = at;
+  at = put(at, [0x41, 0x83, 0x38, 0x00]); //            cmp  dword [r8], 0
+  at = put(at, [0x75, 0x08]); //                        jne  rung
+  at = put(at, [0xb8, 61, 0, 0, 0]); //                 mov  eax, 61 (wait4)
+  at = put(at, [0x0f, 0x05]); //                        syscall
+  const entered = at;
+  at = put(at, [0xc3]); //                              ret
+  const rung = at;
+  at = put(at, [0x48, 0xc7, 0xc0, 0xfc, 0xff, 0xff, 0xff]); // mov  rax, -EINTR
+  at = put(at, [0xc3]); //                              ret
+
+  // handler(sig, info, rdx: ucontext): ring the bell; leave the window between the look and the kernel
+  const handler = 48;
+  at = put(handler, [0x48, 0xb8]); //                   mov  rax, bell
+  view.setBigUint64(at, BigInt(bell), true);
+  at = put(at + 8, [0xf0, 0x83, 0x08, 0x01]); //        lock or dword [rax], 1
+  at = put(at, [0x48, 0x8b, 0x82, UCONTEXT_RIP, 0, 0, 0]); // mov  rax, [rdx + rip]
+  at = put(at, [0x48, 0xb9]); //                        mov  rcx, look
+  view.setBigUint64(at, BigInt(base + look), true);
+  at = put(at + 8, [0x48, 0x39, 0xc8]); //              cmp  rax, rcx
+  at = put(at, [0x72, 29]); //                          jb   out
+  at = put(at, [0x48, 0xb9]); //                        mov  rcx, entered
+  view.setBigUint64(at, BigInt(base + entered), true);
+  at = put(at + 8, [0x48, 0x39, 0xc8]); //              cmp  rax, rcx
+  at = put(at, [0x73, 14 + 0]); //                      jae  out
+  const jaeEnd = at;
+  at = put(at, [0x48, 0xb9]); //                        mov  rcx, rung
+  view.setBigUint64(at, BigInt(base + rung), true);
+  at = put(at + 8, [0x48, 0x89, 0x8a, UCONTEXT_RIP, 0, 0, 0]); // mov  [rdx + rip], rcx
+  const out = at;
+  bytes[jaeEnd - 1] = out - jaeEnd;
+  at = put(at, [0xc3]); //                              ret
+  // jb's distance: from its own end to `out`
+  const jbEnd = handler + 2 + 8 + 4 + 7 + 2 + 8 + 3 + 2;
+  bytes[jbEnd - 1] = out - jbEnd;
+
+  const restorer = 144;
+  put(restorer, [0xb8, 15, 0, 0, 0, 0x0f, 0x05]); //    mov  eax, 15 (rt_sigreturn); syscall
+  return { bytes, handler: base + handler, restorer: base + restorer, wait: base + wait };
+}
+
+/** Wakes the waiting thread. Used by any other thread; costs a system call only when the waiter sleeps. */
+export class Bell {
+  readonly #words: Int32Array;
+  /** `words`: two 32-bit words shared with the waiter: the bell, and whether it sleeps. */
+  constructor(
+    words: Int32Array,
+    readonly waiterTid: number,
+  ) {
+    this.#words = words;
+  }
+
+  ring(): void {
+    Atomics.or(this.#words, 0, 1);
+    if (Atomics.load(this.#words, 1) === 1) syscall(NR.tgkill, process.pid, this.waiterTid, BELL_SIGNAL);
+  }
+}
+
+/** The waiting side. Make it on the thread that will wait. */
+export class BellWait {
+  readonly tid: number;
+  readonly #words: Int32Array;
+  readonly #bellAddress: number;
+  readonly #wait: (status: number, bell: number, options: number) => number;
+  readonly #statusWord: Int32Array;
+  readonly #statusAddress: number;
+  readonly #timer: number;
+  readonly #timerSpec: Region;
+  readonly #timerFields: BigInt64Array;
+
+  /** `address`: of the two shared words; `words`: a view of them. */
+  constructor(address: number, words: Int32Array) {
+    this.tid = syscall(NR.gettid);
+    this.#words = words;
+    this.#bellAddress = address;
+    const page = mapRegion(4096, true);
+    const code = assemble(page.address, address);
+    page.bytes.set(code.bytes);
+    this.#wait = functionAt(page.address, 'int64_t wait(uintptr_t, uintptr_t, int64_t)');
+    this.#timerSpec = mapRegion(4096);
+    this.#timerFields = new BigInt64Array(this.#timerSpec.bytes.buffer, 0, 4);
+    this.#statusWord = new Int32Array(this.#timerSpec.bytes.buffer, 64, 1);
+    this.#statusAddress = this.#timerSpec.address + 64;
+    installHandler(code);
+    this.#timer = createTimer(this.tid);
+  }
+
+  /** The wait status of the last event returned by `next` or `poll`. */
+  get status(): number {
+    return this.#statusWord[0]!;
+  }
+
+  /** An event that is already there: the tid, 0 for none, or minus the errno. Children of this thread only. */
+  poll(): number {
+    return syscall(NR.wait4, -1, this.#statusAddress, WALL | WNOTHREAD | WNOHANG, 0);
+  }
+
+  /** Collect one particular child, waiting for it. */
+  reap(tid: number): number {
+    return syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
+  }
+
+  /** True once after each ring. */
+  rung(): boolean {
+    return Atomics.exchange(this.#words, 0, 0) !== 0;
+  }
+
+  /**
+   * Sleep until a child event (its tid), a ring or the timeout in ms (0). Without children it sleeps all the same.
+   */
+  next(timeout: number | undefined): number {
+    this.#arm(timeout ?? 0);
+    Atomics.store(this.#words, 1, 1);
+    let result = this.#wait(this.#statusAddress, this.#bellAddress, WALL | WNOTHREAD);
+    if (result === -ERRNO.ECHILD) {
+      syscall(NR.futex, this.#bellAddress, FUTEX_WAIT, 0, 0, 0, 0);
+      result = 0;
+    }
+    Atomics.store(this.#words, 1, 0);
+    if (timeout !== undefined) this.#arm(0);
+    return result === -ERRNO.EINTR ? 0 : result;
+  }
+
+  close(): void {
+    syscall(NR.timerDelete, this.#timer);
+  }
+
+  #armed = 0;
+  #arm(ms: number): void {
+    if (ms === 0 && this.#armed === 0) return;
+    this.#armed = ms;
+    const ns = Math.max(ms * 1e6, ms > 0 ? 1000 : 0);
+    this.#timerFields[2] = BigInt(Math.floor(ns / 1e9));
+    this.#timerFields[3] = BigInt(Math.floor(ns % 1e9));
+    syscall(NR.timerSettime, this.#timer, 0, this.#timerSpec.address, 0);
+  }
+}
+
+function installHandler(code: Code): void {
+  const action = new BigUint64Array([BigInt(code.handler), BigInt(SA_SIGINFO | SA_RESTORER), BigInt(code.restorer), 0n]);
+  check(syscallWithMemory(NR.rtSigaction, 1, [BELL_SIGNAL, action, 0, 8]), `rt_sigaction(${BELL_SIGNAL})`);
+  const unblock = new BigUint64Array([1n << BigInt(BELL_SIGNAL - 1)]);
+  check(syscallWithMemory(NR.rtSigprocmask, 1, [1, unblock, 0, 8]), 'rt_sigprocmask(SIG_UNBLOCK)');
+}
+
+function createTimer(tid: number): number {
+  // struct sigevent: value (8), signo (4), notify (4), thread id (4); timer_create(2)
+  const event = new DataView(new ArrayBuffer(64));
+  event.setInt32(8, BELL_SIGNAL, true);
+  event.setInt32(12, SIGEV_THREAD_ID, true);
+  event.setInt32(16, tid, true);
+  const scratch = mapRegion(4096);
+  scratch.bytes.set(new Uint8Array(event.buffer));
+  check(syscall(NR.timerCreate, CLOCK_MONOTONIC, scratch.address, scratch.address + 64), 'timer_create');
+  return new Int32Array(scratch.bytes.buffer, 64, 1)[0]!;
+}

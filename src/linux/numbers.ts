@@ -1,0 +1,51 @@
+/** System call numbers and constants of x86-64 Linux (arch/x86/entry/syscalls/syscall_64.tbl and the uapi headers). */
+export const NR = {
+  close: 3,
+  mmap: 9,
+  munmap: 11,
+  rtSigaction: 13,
+  rtSigprocmask: 14,
+  rtSigreturn: 15,
+  dup2: 33,
+  socketpair: 53,
+  clone: 56,
+  execve: 59,
+  wait4: 61,
+  fcntl: 72,
+  chdir: 80,
+  fork: 57,
+  vfork: 58,
+  ptrace: 101,
+  gettid: 186,
+  futex: 202,
+  schedSetaffinity: 203,
+  schedGetaffinity: 204,
+  timerCreate: 222,
+  timerSettime: 223,
+  timerDelete: 226,
+  exitGroup: 231,
+  tgkill: 234,
+  pipe2: 293,
+  clone3: 435,
+} as const;
+
+export const ERRNO = { EPERM: 1, ESRCH: 3, EINTR: 4, ECHILD: 10, EAGAIN: 11, EEXIST: 17 } as const;
+
+export const PROT = { read: 1, write: 2, exec: 4 } as const;
+export const MAP = { shared: 1, private: 2, fixed: 0x10, anonymous: 0x20, fixedNoreplace: 0x100000 } as const;
+
+/** Signals by number (the same on every x86-64 Linux). */
+export const SIG = {
+  ill: 4,
+  trap: 5,
+  bus: 7,
+  fpe: 8,
+  kill: 9,
+  segv: 11,
+  chld: 17,
+  stop: 19,
+  tstp: 20,
+  ttin: 21,
+  ttou: 22,
+  sys: 31,
+} as const;

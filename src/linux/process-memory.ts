@@ -1,0 +1,55 @@
+/** The memory of another process, through /proc/PID/mem (proc(5)): needs the right to ptrace it. */
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { SyscallError } from './syscall-error.js';
+
+export class ProcessMemory {
+  readonly fd: number;
+  constructor(pid: number) {
+    try {
+      this.fd = openSync(`/proc/${pid}/mem`, 'r+');
+    } catch (e) {
+      throw new SyscallError(`open(/proc/${pid}/mem)`, -((e as { errno?: number }).errno ?? 0));
+    }
+  }
+
+  /** Bytes at an address; undefined when not all of them are readable. */
+  read(address: number, length: number): Uint8Array | undefined {
+    return readMemory(this.fd, address, length);
+  }
+
+  /** Write, also to text that is mapped read-only (the page becomes private to the process). False when it cannot. */
+  write(address: number, bytes: Uint8Array): boolean {
+    return writeMemory(this.fd, address, bytes);
+  }
+
+  close(): void {
+    closeSync(this.fd);
+  }
+}
+
+export function readMemory(fd: number, address: number, length: number): Uint8Array | undefined {
+  const bytes = Buffer.allocUnsafe(length);
+  try {
+    for (let done = 0; done < length; ) {
+      const n = readSync(fd, bytes, done, length - done, address + done);
+      if (n === 0) return undefined;
+      done += n;
+    }
+    return bytes;
+  } catch {
+    return undefined; // EIO: not mapped; ESRCH or 0 bytes: the address space is gone
+  }
+}
+
+export function writeMemory(fd: number, address: number, bytes: Uint8Array): boolean {
+  try {
+    for (let done = 0; done < bytes.length; ) {
+      const n = writeSync(fd, bytes, done, bytes.length - done, address + done);
+      if (n === 0) return false;
+      done += n;
+    }
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,113 @@
+/**
+ * ptrace(2). Every call must come from the one OS thread that seized the tracee. Memory arguments are addresses in a
+ * region of ours, so that a hit costs no allocation.
+ */
+import { readFileSync } from 'node:fs';
+import { syscall } from './ffi.js';
+import { ERRNO, NR } from './numbers.js';
+import { SyscallError } from './syscall-error.js';
+
+const REQUEST = {
+  PEEKUSER: 3,
+  POKEUSER: 6,
+  CONT: 7,
+  SINGLESTEP: 9,
+  GETREGS: 12,
+  SETREGS: 13,
+  GETFPREGS: 14,
+  DETACH: 17,
+  SYSCALL: 24,
+  SETOPTIONS: 0x4200,
+  GETEVENTMSG: 0x4201,
+  GETSIGINFO: 0x4202,
+  SETSIGINFO: 0x4203,
+  SEIZE: 0x4206,
+  INTERRUPT: 0x4207,
+  LISTEN: 0x4208,
+  PEEKSIGINFO: 0x4209,
+  GETSIGMASK: 0x420a,
+  SETSIGMASK: 0x420b,
+} as const;
+
+/** PTRACE_O_*: bit = event number. Never EXITKILL: the target outlives us. */
+export const OPTION = {
+  sysgood: 1,
+  fork: 1 << 1,
+  vfork: 1 << 2,
+  clone: 1 << 3,
+  exec: 1 << 4,
+  vforkDone: 1 << 5,
+  suspendSeccomp: 1 << 21,
+} as const;
+
+/** PTRACE_EVENT_*: the third byte of a wait status. */
+export const EVENT = { fork: 1, vfork: 2, clone: 3, exec: 4, vforkDone: 5, exit: 6, stop: 128 } as const;
+
+const call = (request: number, tid: number, addr: number, data: number): number => syscall(NR.ptrace, request, tid, addr, data);
+
+/** The tracee is gone (killed under us): the caller forgets it when wait4 says so. */
+const vanished = (result: number): boolean => result === -ERRNO.ESRCH;
+
+function must(result: number, name: string, tid: number): boolean {
+  if (result >= 0) return true;
+  if (vanished(result)) return false;
+  throw new SyscallError(`ptrace(${name}, ${tid})`, -result);
+}
+
+function seizeHint(errno: number, tid: number): string | undefined {
+  if (errno === ERRNO.ESRCH) return `There is no process or thread ${tid}; it may just have ended`;
+  if (errno !== ERRNO.EPERM) return undefined;
+  const tracer = tracerOf(tid);
+  if (tracer > 0)
+    return `Process ${tracer} is already tracing it (a debugger, strace, another probe run), and a process has one tracer at most: end that one first`;
+  const scope = yamaScope();
+  if (scope === 1)
+    return 'kernel.yama.ptrace_scope=1 lets a program trace only its children: start the target from here, or run with CAP_SYS_PTRACE';
+  if (scope > 1) return `kernel.yama.ptrace_scope=${scope} forbids it: run with CAP_SYS_PTRACE (2), or reboot with another setting (3)`;
+  return 'It belongs to another user, is set-uid, or has made itself undumpable: run as that user, or with CAP_SYS_PTRACE';
+}
+
+function tracerOf(tid: number): number {
+  try {
+    return Number(/^TracerPid:\s*(\d+)/m.exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1] ?? 0);
+  } catch {
+    return 0;
+  }
+}
+
+function yamaScope(): number {
+  try {
+    return Number(readFileSync('/proc/sys/kernel/yama/ptrace_scope', 'latin1'));
+  } catch {
+    return 0;
+  }
+}
+
+/** The calls return false when the tracee is gone (ESRCH), and throw SyscallError otherwise. */
+export const ptrace = {
+  /** Attach without stopping. Throws with the remedy when it may not be. */
+  seize(tid: number, options: number): void {
+    const result = call(REQUEST.SEIZE, tid, 0, options);
+    if (result < 0) throw new SyscallError(`ptrace(PTRACE_SEIZE, ${tid})`, -result, seizeHint(-result, tid));
+  },
+  /** False when it is not (or no longer) a tracee of this thread. */
+  interruptIfThere: (tid: number): boolean => call(REQUEST.INTERRUPT, tid, 0, 0) >= 0,
+  listen: (tid: number): boolean => call(REQUEST.LISTEN, tid, 0, 0) >= 0,
+  cont: (tid: number, signal: number): boolean => must(call(REQUEST.CONT, tid, 0, signal), 'PTRACE_CONT', tid),
+  untilSyscall: (tid: number, signal: number): boolean => must(call(REQUEST.SYSCALL, tid, 0, signal), 'PTRACE_SYSCALL', tid),
+  step: (tid: number, signal: number): boolean => must(call(REQUEST.SINGLESTEP, tid, 0, signal), 'PTRACE_SINGLESTEP', tid),
+  detach: (tid: number, signal: number): boolean => must(call(REQUEST.DETACH, tid, 0, signal), 'PTRACE_DETACH', tid),
+  getRegs: (tid: number, to: number): boolean => must(call(REQUEST.GETREGS, tid, 0, to), 'PTRACE_GETREGS', tid),
+  setRegs: (tid: number, from: number): boolean => must(call(REQUEST.SETREGS, tid, 0, from), 'PTRACE_SETREGS', tid),
+  getFpRegs: (tid: number, to: number): boolean => must(call(REQUEST.GETFPREGS, tid, 0, to), 'PTRACE_GETFPREGS', tid),
+  /** One register by its byte offset in user_regs_struct. */
+  pokeUser: (tid: number, offset: number, value: number): boolean => must(call(REQUEST.POKEUSER, tid, offset, value), 'PTRACE_POKEUSER', tid),
+  setOptions: (tid: number, options: number): number => call(REQUEST.SETOPTIONS, tid, 0, options),
+  getEventMessage: (tid: number, to: number): boolean => must(call(REQUEST.GETEVENTMSG, tid, 0, to), 'PTRACE_GETEVENTMSG', tid),
+  getSigInfo: (tid: number, to: number): boolean => call(REQUEST.GETSIGINFO, tid, 0, to) >= 0,
+  setSigInfo: (tid: number, from: number): boolean => must(call(REQUEST.SETSIGINFO, tid, 0, from), 'PTRACE_SETSIGINFO', tid),
+  /** Up to the args' count of siginfo (128 bytes each) pending for this thread; returns how many. */
+  peekSigInfo: (tid: number, args: number, to: number): number => call(REQUEST.PEEKSIGINFO, tid, args, to),
+  getSigMask: (tid: number, to: number): boolean => must(call(REQUEST.GETSIGMASK, tid, 8, to), 'PTRACE_GETSIGMASK', tid),
+  setSigMask: (tid: number, from: number): boolean => must(call(REQUEST.SETSIGMASK, tid, 8, from), 'PTRACE_SETSIGMASK', tid),
+};

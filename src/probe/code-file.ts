@@ -1,0 +1,181 @@
+/** The code of one opened program or library: its image, its names, and where its instructions start. */
+import { realpathSync } from 'node:fs';
+import { asAddress, type VirtualAddress } from '../base/address.js';
+import type { Arch, Instruction } from '../arch/arch.js';
+import { x64 } from '../arch/x64/x64.js';
+import { EhFrame, type Extent } from '../elf/eh-frame.js';
+import { ElfImage } from '../elf/image.js';
+import { lazy } from '../elf/source.js';
+import { SymbolTable, type ElfFunction, type ElfSymbol } from '../elf/symbols.js';
+import type { OpenedFile } from '../process/opened-file.js';
+import { findDebugFile, type DebugFile } from './debug-file.js';
+
+/** Where instructions start in one extent, in ascending order. */
+export interface Boundaries {
+  readonly extent: Extent;
+  /** Offsets from `extent.start`. */
+  readonly starts: Uint32Array;
+  /** The offset at which decoding failed; the extent's length when it did not. */
+  readonly end: number;
+}
+
+/** Bytes of text read at once: neighbouring functions come with one read. */
+const WINDOW = 1 << 16;
+/** How far to decode from a label that tells no size and has nothing behind it. */
+const LONGEST_UNSIZED = 1 << 16;
+/** The most one symbol may claim. The largest function of node (100 MB) has 2 MB. */
+const LONGEST_EXTENT = 1 << 26;
+/** Starts kept from earlier questions, in all: 16 MB. */
+const MOST_KEPT_STARTS = 1 << 22;
+/** After so many searches for names, one index over all names is cheaper. */
+const SEARCHES_BEFORE_INDEX = 8;
+
+export class CodeFile {
+  readonly file: OpenedFile;
+  readonly image: ElfImage;
+  readonly arch: Arch = x64;
+  readonly #symbols: () => SymbolTable;
+  readonly #frames: () => EhFrame;
+  readonly #kept = new Map<number, Boundaries>();
+  #keptStarts = 0;
+  #window: { readonly address: number; readonly bytes: Uint8Array } | undefined;
+  #debugFile: DebugFile | undefined;
+  #searches = 0;
+  #index: ReadonlyMap<string, ElfSymbol | 'ask'> | undefined;
+
+  /** Takes `file` over, also when it throws ElfError. */
+  constructor(file: OpenedFile) {
+    this.file = file;
+    try {
+      this.image = ElfImage.parse(file, file.path);
+    } catch (e) {
+      file.close();
+      throw e;
+    }
+    this.#symbols = lazy(() => SymbolTable.of(this.image, this.#debugImage()));
+    this.#frames = lazy(() => EhFrame.of(this.image));
+  }
+
+  get path(): string {
+    return this.file.path;
+  }
+
+  get symbols(): SymbolTable {
+    return this.#symbols();
+  }
+
+  /** As `symbols.lookup`, and fast for any number of names. */
+  lookup(name: string): readonly ElfSymbol[] {
+    if (++this.#searches > SEARCHES_BEFORE_INDEX) {
+      const known = (this.#index ??= indexOf(this.symbols)).get(name);
+      if (known !== undefined && known !== 'ask') return [known];
+      if (known === undefined && !name.includes('@')) return [];
+    }
+    return this.symbols.lookup(name);
+  }
+
+  /** The file's bytes at a link-time address; fewer where its segment ends. */
+  bytesAt(address: VirtualAddress, length: number): Uint8Array {
+    if (length > WINDOW) return this.image.readUpTo(address, length, 'text');
+    let window = this.#window;
+    if (window === undefined || address < window.address || address + length > window.address + window.bytes.length) {
+      window = { address, bytes: this.image.readUpTo(address, WINDOW, 'text') };
+      this.#window = window;
+    }
+    const from = address - window.address;
+    return window.bytes.subarray(from, from + length);
+  }
+
+  /** The instruction at a link-time address, or undefined when the bytes are none. */
+  instructionAt(address: VirtualAddress): Instruction | undefined {
+    return this.arch.decode(this.bytesAt(address, this.arch.maxInstruction), address);
+  }
+
+  /** The function or range of code around an address, by symbols, else by the unwind tables. */
+  extentAt(address: VirtualAddress): Extent | undefined {
+    const covering = this.symbols.at(address);
+    if (covering !== undefined && covering.size > 0) return sized(covering.address, covering.size);
+    const frame = this.#frames().extentAt(address);
+    if (covering === undefined || (frame !== undefined && frame.start >= covering.address)) return frame;
+    return this.unsizedExtent(covering.address);
+  }
+
+  /** From a label without a size to the next function, the end of its unwind entry or of its segment. */
+  unsizedExtent(start: VirtualAddress): Extent {
+    const frame = this.#frames().extentAt(start);
+    const next = this.symbols.functions().startAfter(start);
+    const segment = this.image.segments.find((s) => start >= s.vaddr && start < s.vaddr + s.filesz);
+    const ends = [start + LONGEST_UNSIZED, frame?.end, next, segment && segment.vaddr + segment.filesz];
+    return { start, end: asAddress(Math.min(...ends.filter((e) => e !== undefined))) };
+  }
+
+  /** Decode an extent from its start. */
+  boundaries(extent: Extent): Boundaries {
+    const known = this.#kept.get(extent.start);
+    if (known !== undefined && known.extent.end === extent.end) return known;
+    const code = this.bytesAt(extent.start, Math.min(extent.end - extent.start, LONGEST_EXTENT));
+    const found = { extent, ...this.arch.boundaries(code, extent.start) };
+    this.#keep(found);
+    return found;
+  }
+
+  /** Release what can be computed again. */
+  forget(): void {
+    this.#kept.clear();
+    this.#keptStarts = 0;
+    this.#window = undefined;
+    this.#index = undefined;
+    this.#searches = 0;
+  }
+
+  close(): void {
+    this.forget();
+    this.#debugFile?.file.close();
+    this.file.close();
+  }
+
+  #keep(boundaries: Boundaries): void {
+    if (this.#keptStarts + boundaries.starts.length > MOST_KEPT_STARTS) {
+      this.#kept.clear();
+      this.#keptStarts = 0;
+    }
+    this.#kept.set(boundaries.extent.start, boundaries);
+    this.#keptStarts += boundaries.starts.length;
+  }
+
+  #debugImage(): ElfImage | undefined {
+    const hasOwn = this.image.sections.some((s) => s.name === '.symtab');
+    if (!hasOwn) this.#debugFile = findDebugFile(this.image, realPath(this.file.path));
+    return this.#debugFile?.image;
+  }
+}
+
+const sized = (start: VirtualAddress, size: number): Extent => ({ start, end: asAddress(start + size) });
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path; // renamed or deleted meanwhile: the name is only a hint where debug files are
+  }
+}
+
+/** Each plain name that means one place; `'ask'` where it may mean several, or versions decide. */
+function indexOf(symbols: SymbolTable): Map<string, ElfSymbol | 'ask'> {
+  const index = new Map<string, ElfSymbol | 'ask'>();
+  for (const symbol of symbols.all()) {
+    const known = index.get(symbol.name);
+    if (known === undefined) index.set(symbol.name, symbol);
+    else if (known !== 'ask' && known.address !== symbol.address) index.set(symbol.name, 'ask');
+  }
+  return index;
+}
+
+/** The name people know a function by; with its version when it is not the default one. */
+export function displayName(symbol: ElfSymbol): string {
+  const hidden = symbol.version !== undefined && symbol.versionIsDefault !== true;
+  return hidden ? `${symbol.name}@${symbol.version}` : symbol.name;
+}
+
+/** The name to show of a function with several. */
+export const mainName = (f: ElfFunction): string => displayName(f.symbols[0]!);

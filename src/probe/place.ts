@@ -1,0 +1,294 @@
+/** A place as a person gives it becomes a file offset at which an instruction starts, or a PlaceError. */
+import { asAddress, asOffset, hex, type FileOffset, type VirtualAddress } from '../base/address.js';
+import { PlaceError } from '../base/errors.js';
+import type { Instruction } from '../arch/arch.js';
+import type { Extent } from '../elf/eh-frame.js';
+import type { ElfSymbol } from '../elf/symbols.js';
+import { mappingsOf, readMaps } from '../process/maps.js';
+import { displayName, mainName, type Boundaries, type CodeFile } from './code-file.js';
+import type { Place } from './types.js';
+
+export interface ResolvedPlace {
+  readonly offset: FileOffset;
+  /** Link-time address. */
+  readonly address: VirtualAddress;
+  readonly instruction: Instruction;
+  /** The function it is in, as the user named it or as it is best known; undefined where no symbol covers it. */
+  readonly symbol: string | undefined;
+  /** Bytes from that symbol. */
+  readonly symbolOffset: number;
+}
+
+/** An address, and what is known of it before anything was decoded. */
+interface Spot {
+  readonly address: VirtualAddress;
+  readonly symbol?: string;
+  readonly symbolOffset?: number;
+  /** A symbol says that an instruction starts here: where to decode from. */
+  readonly label?: VirtualAddress;
+  /** The extent of that symbol, where it gives its size. */
+  readonly extent?: Extent;
+}
+
+const MOST_LISTED = 8;
+
+/** Throws PlaceError. `trustPlace`: take the user's word that an instruction starts there where nothing can prove it. */
+export function resolvePlace(code: CodeFile, place: Place, trustPlace: boolean): ResolvedPlace {
+  const spot = locate(code, place);
+  const offset = requireText(code, spot.address);
+  if (!startsByName(spot)) requireStart(code, spot, trustPlace);
+  const instruction = code.instructionAt(spot.address);
+  if (instruction === undefined) throw notAnInstruction(code, spot.address);
+  return { offset, address: spot.address, instruction, ...nameOf(code, spot) };
+}
+
+const startsByName = (spot: Spot): boolean => spot.label === spot.address;
+
+function nameOf(code: CodeFile, spot: Spot): { symbol: string | undefined; symbolOffset: number } {
+  if (spot.symbol !== undefined) return { symbol: spot.symbol, symbolOffset: spot.symbolOffset ?? 0 };
+  const covering = code.symbols.at(spot.address);
+  if (covering === undefined) return { symbol: undefined, symbolOffset: 0 };
+  return { symbol: mainName(covering), symbolOffset: spot.address - covering.address };
+}
+
+function locate(code: CodeFile, place: Place): Spot {
+  if ('symbol' in place) return locateSymbol(code, place.symbol, place.symbolOffset ?? 0);
+  if ('liveAddr' in place) return { address: addressOf(code, liveOffset(code, place.pid, place.liveAddr)) };
+  if ('offset' in place) return locateOffset(code, place.offset, place.addr);
+  return { address: linkAddress(code, place.addr) };
+}
+
+// Offsets and addresses
+
+function locateOffset(code: CodeFile, offset: number, addr: bigint | undefined): Spot {
+  if (addr === undefined) return { address: addressOf(code, offset) };
+  const address = linkAddress(code, addr);
+  const meant = code.image.addressToOffset(address);
+  if (meant !== offset)
+    throw placeError(
+      'offset-and-address-differ',
+      code,
+      `offset ${hex(offset)} and address ${hex(addr)} are different places: that address is at offset ` +
+        `${hex(meant ?? 0)}. Give one of them`,
+    );
+  return { address };
+}
+
+function addressOf(code: CodeFile, offset: number): VirtualAddress {
+  const address = code.image.offsetToAddress(offset);
+  if (address !== undefined) return address;
+  const beyond = offset >= code.file.size ? `the file has only ${hex(code.file.size)} bytes` : 'no segment loads it';
+  throw placeError('offset-not-mapped', code, `offset ${hex(offset)} is never in memory: ${beyond}. ${textRanges(code)}`);
+}
+
+function linkAddress(code: CodeFile, addr: bigint): VirtualAddress {
+  const address = asAddress(Number(addr));
+  if (addr <= BigInt(Number.MAX_SAFE_INTEGER) && code.image.addressToOffset(address) !== undefined) return address;
+  const inMemoryOnly = code.image.segments.some((s) => address >= s.vaddr && address < s.vaddr + s.memsz);
+  throw placeError(
+    'address-not-in-file',
+    code,
+    inMemoryOnly
+      ? `address ${hex(addr)} is zero-filled data (.bss), not code`
+      : `address ${hex(addr)} is not in this file. Give the address as nm and objdump print it, or ` +
+          `{ pid, liveAddr } for one in a live process. ${textRanges(code)}`,
+  );
+}
+
+function liveOffset(code: CodeFile, pid: number, liveAddr: bigint): number {
+  const mappings = readMaps(pid);
+  const at = Number(liveAddr);
+  const mapping = mappings.find((m) => at >= m.start && at < m.end);
+  if (mapping === undefined)
+    throw placeError('live-address-unmapped', code, `nothing is mapped at ${hex(liveAddr)} in process ${pid}`);
+  if (mappingsOf(code.file, [mapping], pid).length === 0)
+    throw placeError(
+      'live-address-elsewhere',
+      code,
+      `${hex(liveAddr)} in process ${pid} is not in this file but in ${mapping.path || 'anonymous memory'}. ` +
+        'Give that as the pathname where it is a file',
+    );
+  return at - mapping.start + mapping.offset;
+}
+
+function requireText(code: CodeFile, address: VirtualAddress): FileOffset {
+  const offset = code.image.addressToOffset(address);
+  const segment = offset === undefined ? undefined : code.image.executableAt(offset);
+  if (offset !== undefined && segment !== undefined) return asOffset(offset);
+  throw placeError(
+    'not-executable',
+    code,
+    `address ${hex(address)}${offset === undefined ? '' : ` (offset ${hex(offset)})`} is data, not code. ${textRanges(code)}`,
+  );
+}
+
+function textRanges(code: CodeFile): string {
+  const ranges = code.image.segments
+    .filter((s) => s.executable)
+    .slice(0, MOST_LISTED)
+    .map((s) => `addresses ${hex(s.vaddr)}–${hex(s.vaddr + s.filesz)} (offsets from ${hex(s.offset)})`);
+  return ranges.length === 0 ? 'It has no code at all' : `Its code is at ${ranges.join(', ')}`;
+}
+
+// Symbols
+
+function locateSymbol(code: CodeFile, name: string, symbolOffset: number): Spot {
+  const symbol = chooseSymbol(code, name);
+  const address = asAddress(symbol.address + symbolOffset);
+  if (symbol.size > 0 && symbolOffset >= symbol.size)
+    throw placeError(
+      'outside-symbol',
+      code,
+      `${name}+${hex(symbolOffset)} is outside ${name}, which is ${hex(symbol.size)} bytes long. ` +
+        `Give { addr: ${hex(address)}n } where you mean that place all the same`,
+    );
+  const extent = symbol.size > 0 ? { start: symbol.address, end: asAddress(symbol.address + symbol.size) } : undefined;
+  return { address, symbol: name, symbolOffset, label: symbol.address, ...(extent && { extent }) };
+}
+
+function chooseSymbol(code: CodeFile, name: string): ElfSymbol {
+  const found = code.lookup(name);
+  if (found.length === 0) throw symbolNotFound(code, name);
+  const inCode = found.filter((s) => isCode(code, s));
+  if (inCode.length === 0) throw notCode(code, name, found[0]!);
+  const exported = inCode.filter((s) => s.binding !== 'local');
+  const [chosen, ...others] = exported.length === 1 ? exported : inCode;
+  if (others.length > 0) throw ambiguous(code, name, inCode);
+  if (chosen!.kind === 'ifunc') throw ifunc(code, name, chosen!);
+  return chosen!;
+}
+
+function isCode(code: CodeFile, symbol: ElfSymbol): boolean {
+  if (symbol.kind === 'object' || symbol.kind === 'other') return false;
+  const offset = code.image.addressToOffset(symbol.address);
+  return offset !== undefined && code.image.executableAt(offset) !== undefined;
+}
+
+function symbolNotFound(code: CodeFile, name: string): PlaceError {
+  const near = code.symbols.similar(name, 5);
+  const hint = near.length === 0 ? '' : ` Did you mean ${near.join(', ')}?`;
+  const stripped = code.symbols.hasLocals
+    ? ''
+    : ' It has no symbols of its local functions: install its debug symbols, or give an offset or address.';
+  return placeError('symbol-not-found', code, `it has no symbol ${JSON.stringify(name)}.${hint}${stripped}`);
+}
+
+function notCode(code: CodeFile, name: string, symbol: ElfSymbol): PlaceError {
+  const what = symbol.kind === 'object' ? 'a variable' : 'not in its code';
+  return placeError('not-executable', code, `${name} is ${what} (at ${hex(symbol.address)}): only code can be probed`);
+}
+
+function ambiguous(code: CodeFile, name: string, symbols: readonly ElfSymbol[]): PlaceError {
+  const places = symbols.slice(0, MOST_LISTED).map((s) => `${displayName(s)} at ${hex(s.address)} (${s.binding})`);
+  const more = symbols.length > MOST_LISTED ? ` and ${symbols.length - MOST_LISTED} more` : '';
+  return placeError(
+    'ambiguous-symbol',
+    code,
+    `${name} means ${symbols.length} places: ${places.join(', ')}${more}. ` +
+      `Choose one by its version or by address: { addr: ${hex(symbols[0]!.address)}n }, @${hex(symbols[0]!.address)} on the command line`,
+  );
+}
+
+/** STT_GNU_IFUNC: the symbol is a resolver that picks an implementation when the program starts. */
+function ifunc(code: CodeFile, name: string, symbol: ElfSymbol): PlaceError {
+  const candidates = implementations(code, symbol.name);
+  const hint =
+    candidates.length === 0
+      ? 'Its implementations have no names here: install its debug symbols (on Debian libc6-dbg for libc), or give an address'
+      : `Probe the implementation this processor uses, one of ${candidates.join(', ')}`;
+  return placeError(
+    'ifunc-symbol',
+    code,
+    `${name} is not a function but chooses one for this processor when a program starts (an ifunc). ${hint}`,
+  );
+}
+
+/** glibc names them after the function: `__memcpy_avx_unaligned_erms`, `__memmove_evex_unaligned` … */
+function implementations(code: CodeFile, name: string): string[] {
+  const bare = name.replace(/^_+/, '');
+  const stems = [bare, ...(bare === 'memcpy' ? ['memmove'] : [])];
+  const found = new Set<string>();
+  for (const other of code.symbols.names())
+    if (stems.some((stem) => other.replace(/^_+/, '').startsWith(`${stem}_`))) found.add(other);
+  return [...found].sort().slice(0, 2 * MOST_LISTED);
+}
+
+// Instructions
+
+/** An instruction must start there, seen by decoding from where one surely does. */
+function requireStart(code: CodeFile, spot: Spot, trustPlace: boolean): void {
+  const extent = spot.extent ?? code.extentAt(spot.address) ?? unsizedLabel(code, spot);
+  if (extent === undefined) {
+    if (trustPlace) return;
+    throw unknownStart(code, spot.address, 'no symbol and no unwind entry covers it');
+  }
+  const boundaries = code.boundaries(extent);
+  const at = spot.address - extent.start;
+  const index = lastAtOrBelow(boundaries.starts, at);
+  if (boundaries.starts[index] === at) return;
+  if (at >= boundaries.end) {
+    if (trustPlace) return;
+    throw unknownStart(
+      code,
+      spot.address,
+      `its function cannot be decoded beyond ${hex(extent.start + boundaries.end)} (data between instructions?)`,
+    );
+  }
+  throw middle(code, spot.address, boundaries, index);
+}
+
+/** A label of hand-written code that neither a function nor an unwind entry covers. */
+function unsizedLabel(code: CodeFile, spot: Spot): Extent | undefined {
+  if (spot.label === undefined) return undefined;
+  const extent = code.unsizedExtent(spot.label);
+  return spot.address < extent.end ? extent : undefined;
+}
+
+/** Index of the greatest start not above `at`; -1 when there is none. */
+function lastAtOrBelow(starts: Uint32Array, at: number): number {
+  let low = 0;
+  let high = starts.length;
+  while (low < high) {
+    const mid = (low + high) >>> 1;
+    if (starts[mid]! <= at) low = mid + 1;
+    else high = mid;
+  }
+  return low - 1;
+}
+
+function middle(code: CodeFile, address: VirtualAddress, boundaries: Boundaries, index: number): PlaceError {
+  const { extent, starts } = boundaries;
+  const neighbours = [starts[index], starts[index + 1]]
+    .filter((s) => s !== undefined)
+    .map((s) => describeInstruction(code, asAddress(extent.start + s)));
+  return placeError(
+    'middle-of-instruction',
+    code,
+    `${hex(address)} is in the middle of an instruction; a probe there would corrupt the program. ` +
+      `The nearest instructions are ${neighbours.join(' and ')}`,
+  );
+}
+
+function describeInstruction(code: CodeFile, address: VirtualAddress): string {
+  const instruction = code.instructionAt(address);
+  const covering = code.symbols.at(address);
+  const name = covering === undefined ? '' : `${mainName(covering)}+${hex(address - covering.address)}: `;
+  const offset = code.image.addressToOffset(address);
+  return `${hex(address)} (offset ${hex(offset ?? 0)}, ${name}${instruction ? code.arch.format(instruction) : '?'})`;
+}
+
+const unknownStart = (code: CodeFile, address: VirtualAddress, why: string): PlaceError =>
+  placeError(
+    'unknown-instruction-start',
+    code,
+    `whether an instruction starts at ${hex(address)} cannot be verified: ${why}. ` +
+      'If you are sure (a disassembler shows one there), set trustPlace: true',
+  );
+
+function notAnInstruction(code: CodeFile, address: VirtualAddress): PlaceError {
+  const bytes = Buffer.from(code.bytesAt(address, 8)).toString('hex').replace(/..(?=.)/g, '$& ');
+  return placeError('not-an-instruction', code, `the bytes at ${hex(address)} (${bytes}) are no x86-64 instruction`);
+}
+
+const placeError = (code: string, file: CodeFile, message: string): PlaceError =>
+  new PlaceError(code, `${file.path}: ${message}`);

@@ -1,0 +1,292 @@
+/**
+ * Registering any number of uprobes as one transaction. Everything that can be wrong is found before a process is
+ * touched; when arming fails or is aborted, nothing stays behind.
+ */
+import { FileError, RefusedError } from '../base/errors.js';
+import { hex } from '../base/address.js';
+import type { Displaced } from '../arch/arch.js';
+import type { ArmReport, Consumer, Engine, ProcessSet } from '../engines/engine.js';
+import { checkProcess } from '../process/check.js';
+import { resolveLibrary } from '../process/linker.js';
+import { chooseEngine, refuseProcesses } from './engine-choice.js';
+import { changesByEngine, type ProbedModule } from './module.js';
+import { addTo, groupBy } from './multimap.js';
+import { runWithAll } from './mutex.js';
+import { resolvePlace, type ResolvedPlace } from './place.js';
+import { Registration } from './registration.js';
+import { Site } from './site.js';
+import type { CheckedSpec } from './spec.js';
+import type { Table } from './table.js';
+import { Uprobe } from './uprobe.js';
+import { unregisterAll } from './uprobe-group.js';
+
+/** One spec in one file: a name can mean another file in each process. */
+interface Wish {
+  readonly spec: CheckedSpec;
+  readonly module: ProbedModule;
+  readonly processes: ProcessSet;
+}
+
+/** Several files for one spec are a group; who wants exactly one says so. */
+export async function register(
+  table: Table,
+  specs: readonly CheckedSpec[],
+  options: { readonly oneFile?: boolean } = {},
+): Promise<Registration[]> {
+  throwIfAborted(specs);
+  checkWhom(table, specs);
+  const held = new HeldModules(table);
+  try {
+    const wishes = specs.flatMap((spec) => held.resolve(spec));
+    if (options.oneFile === true) requireOneFile(wishes);
+    const modules = held.inOrder();
+    const registrations = await runWithAll(
+      modules.map((m) => m.mutex),
+      () => arm(table, wishes, modules),
+    );
+    followSignals(registrations);
+    return registrations;
+  } finally {
+    held.releaseAll();
+  }
+}
+
+function throwIfAborted(specs: readonly CheckedSpec[]): void {
+  for (const { signal } of specs) signal?.throwIfAborted();
+}
+
+/** Each engine, process by process, before any file is looked at. */
+function checkWhom(table: Table, specs: readonly CheckedSpec[]): void {
+  const checked = new Set<number>();
+  for (const { processes, engine, place, pathname } of specs) {
+    const refusal = refuseProcesses(engine, table.offers, processes);
+    if (refusal !== undefined) throw new RefusedError(pathname, refusal);
+    const pids = Array.isArray(processes) ? (processes as readonly number[]) : [];
+    for (const pid of 'pid' in place ? [...pids, place.pid] : pids) {
+      if (checked.has(pid)) continue;
+      checkProcess(pid);
+      checked.add(pid);
+    }
+  }
+}
+
+/** The files of one transaction, each opened once and held until it ends. */
+class HeldModules {
+  readonly #table: Table;
+  readonly #byQuestion = new Map<string, ProbedModule>();
+  readonly #held = new Set<ProbedModule>();
+
+  constructor(table: Table) {
+    this.#table = table;
+  }
+
+  /** The files a spec means, each with the processes it means it in. */
+  resolve(spec: CheckedSpec): Wish[] {
+    const processes = plainProcesses(spec);
+    if (processes === 'all' || spec.pathname.includes('/'))
+      return [{ spec, processes, module: this.#module(spec.pathname, undefined) }];
+    const byModule = new Map<ProbedModule, number[]>();
+    for (const pid of processes) {
+      const module = this.#module(spec.pathname, pid);
+      addTo(byModule, module, pid);
+    }
+    return [...byModule].map(([module, pids]) => ({ spec, module, processes: pids }));
+  }
+
+  #module(pathname: string, pid: number | undefined): ProbedModule {
+    const question = `${pid ?? ''}\0${pathname}`;
+    let module = this.#byQuestion.get(question);
+    if (module === undefined) {
+      module = this.#table.hold(resolveLibrary(pathname, pid === undefined ? {} : { pid }));
+      this.#byQuestion.set(question, module);
+      if (this.#held.has(module)) module.release();
+      else this.#held.add(module);
+    }
+    return module;
+  }
+
+  /** The order of locks: ascending ids. */
+  inOrder(): ProbedModule[] {
+    return [...this.#held].sort((a, b) => a.id - b.id);
+  }
+
+  releaseAll(): void {
+    for (const module of this.#held) module.release();
+  }
+}
+
+/** Trees are for engines that follow forks; `refuseProcesses` has refused them where there is none. */
+function plainProcesses({ processes }: CheckedSpec): ProcessSet {
+  if (processes === 'all') return 'all';
+  return 'tree' in processes ? [processes.tree] : processes;
+}
+
+function requireOneFile(wishes: readonly Wish[]): void {
+  if (wishes.length === 1) return;
+  const files = wishes.map((w) => `${w.module.path} in ${pidList(w.processes)}`);
+  throw new FileError(
+    'several-files',
+    `${wishes[0]!.spec.pathname} means several files: ${files.join('; ')}. registerUprobes makes one uprobe for each`,
+  );
+}
+
+const pidList = (processes: ProcessSet): string => (processes === 'all' ? 'all processes' : `pid ${processes.join(', ')}`);
+
+/** With all modules locked: from wishes to armed uprobes, or to nothing at all. */
+async function arm(table: Table, wishes: readonly Wish[], modules: readonly ProbedModule[]): Promise<Registration[]> {
+  throwIfAborted(wishes.map((w) => w.spec));
+  for (const module of modules) module.requireUnchanged();
+  const draft = new Draft(table);
+  for (const wish of wishes) draft.add(wish);
+  for (const module of modules) module.code.forget();
+  const registrations = draft.commit();
+  try {
+    const reports = await applyAll(draft.sites());
+    for (const report of reports) table.take(report);
+    throwIfAborted(wishes.map((w) => w.spec));
+    for (const module of modules) module.requireUnchanged();
+    requireNotAllRefused(registrations);
+  } catch (e) {
+    await undo(registrations);
+    throw e;
+  }
+  return registrations;
+}
+
+/** One after the other where there are several engines: what an earlier one armed, `undo` takes out. */
+async function applyAll(sites: Iterable<Site>): Promise<ArmReport[]> {
+  const reports: ArmReport[] = [];
+  for (const [engine, changes] of changesByEngine(sites)) reports.push(...(await engine.apply(changes)));
+  return reports;
+}
+
+async function undo(registrations: readonly Registration[]): Promise<void> {
+  const byModule = groupBy(registrations, (r) => r.site.module);
+  for (const [module, own] of byModule) {
+    // Some of them may have been asked to leave by their own handlers: that request finds them ended.
+    for (const registration of own) registration.live = false;
+    await module.removeLocked(own);
+  }
+}
+
+/** An uprobe refused in every process it was meant for is an error; in some of them, `processes()` tells. */
+function requireNotAllRefused(registrations: readonly Registration[]): void {
+  for (const registration of registrations) {
+    const { processes, site } = registration;
+    if (processes === 'all') continue;
+    const reports = processes.map((pid) => site.reportOf(pid));
+    const refusal = reports[0]?.refusal;
+    if (refusal !== undefined && reports.every((r) => r?.state === 'refused'))
+      throw new RefusedError(`${registration.view.toString()} in ${pidList(processes)}`, refusal);
+  }
+}
+
+/** Sites and uprobes as they will be; nobody sees them before `commit`. */
+class Draft {
+  readonly #table: Table;
+  readonly #bySite = new Map<Site, Registration[]>();
+  readonly #fresh = new Map<ProbedModule, Map<number, Site>>();
+  readonly #all: Registration[] = [];
+
+  constructor(table: Table) {
+    this.#table = table;
+  }
+
+  /** Throws PlaceError or RefusedError. */
+  add({ spec, module, processes }: Wish): void {
+    const place = resolvePlace(module.code, spec.place, spec.trustPlace);
+    const site = module.sites.get(place.offset) ?? this.#fresh.get(module)?.get(place.offset);
+    const chosen = site ?? this.#newSite(spec, module, processes, place);
+    const registration = new Registration(chosen, spec, processes, place);
+    registration.view = new Uprobe(registration);
+    if (site !== undefined) this.#requireServed(site, registration);
+    addTo(this.#bySite, chosen, registration);
+    this.#all.push(registration);
+  }
+
+  #newSite(spec: CheckedSpec, module: ProbedModule, processes: ProcessSet, place: ResolvedPlace): Site {
+    const displaced = module.code.arch.displace(place.instruction);
+    const engine = this.#engineFor(spec, module, processes, place, displaced);
+    const site = new Site(
+      module,
+      {
+        id: this.#table.nextSiteId(),
+        module: module.facts,
+        offset: place.offset,
+        instruction: place.instruction,
+        template: displaced.ok ? displaced.template : undefined,
+      },
+      engine,
+    );
+    const known = this.#fresh.get(module);
+    if (known === undefined) this.#fresh.set(module, new Map([[place.offset, site]]));
+    else known.set(place.offset, site);
+    return site;
+  }
+
+  #engineFor(
+    spec: CheckedSpec,
+    module: ProbedModule,
+    processes: ProcessSet,
+    place: ResolvedPlace,
+    displaced: Displaced,
+  ): Engine {
+    const consumers = [sketch(spec, processes)];
+    const need = { instruction: place.instruction, displaced, consumers, processes: spec.processes };
+    const choice = chooseEngine(spec.engine, this.#table.offers, need);
+    if ('engine' in choice) return choice.engine;
+    const what = place.symbol === undefined ? hex(place.offset) : `${place.symbol}+${hex(place.symbolOffset)}`;
+    const text = module.code.arch.format(place.instruction);
+    throw new RefusedError(`${module.path}:${what} (${text})`, choice.refusal);
+  }
+
+  /** A site that is there already has its engine: it must serve the newcomer too. */
+  #requireServed(site: Site, registration: Registration): void {
+    const { engine } = registration.spec;
+    const refusal =
+      engine !== 'auto' && engine !== site.engine.name
+        ? { code: 'other-engine', reason: `the place is armed by the ${site.engine.name} engine` }
+        : site.engine.canArm(site.facts, [...site.consumers(), registration.consumer]);
+    if (refusal !== undefined) throw new RefusedError(registration.view.toString(), refusal);
+  }
+
+  sites(): Iterable<Site> {
+    return this.#bySite.keys();
+  }
+
+  /** Into the table. Hits can reach the uprobes from here on. */
+  commit(): Registration[] {
+    for (const [site, own] of this.#bySite) {
+      site.registrations = [...site.registrations, ...own];
+      if (site.module.sites.get(site.offset) !== site) this.#table.addSite(site);
+      site.module.hold(own.length);
+    }
+    this.#table.added(this.#all.length);
+    return this.#all;
+  }
+}
+
+const sketch = (spec: CheckedSpec, processes: ProcessSet): Consumer => ({
+  id: 0,
+  processes,
+  pre: spec.preHandler !== undefined,
+  post: spec.postHandler !== undefined,
+  fault: false,
+  return: false,
+  deadline: spec.deadline,
+});
+
+/** Later aborts unregister. One listener for each signal, however many uprobes share it. */
+function followSignals(registrations: readonly Registration[]): void {
+  const bySignal = new Map<AbortSignal, Registration[]>();
+  for (const registration of registrations) {
+    const { signal } = registration.spec;
+    if (signal === undefined) continue;
+    addTo(bySignal, signal, registration);
+  }
+  for (const [signal, own] of bySignal) {
+    const abort = (): void => void unregisterAll(own);
+    if (signal.aborted) abort();
+    else signal.addEventListener('abort', abort, { once: true });
+  }
+}

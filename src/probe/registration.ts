@@ -1,0 +1,108 @@
+/** One uprobe as the table keeps it. What users hold is a read-only view of it (uprobe.ts). */
+import type { UprobeError } from '../base/errors.js';
+import type { Consumer, EngineName, ProcessSet } from '../engines/engine.js';
+import type { ResolvedPlace } from './place.js';
+import type { Site } from './site.js';
+import type { CheckedSpec } from './spec.js';
+import type { ArmState } from './types.js';
+import type { Uprobe } from './uprobe.js';
+
+let lastId = 0;
+
+export class Registration {
+  readonly id = ++lastId;
+  readonly site: Site;
+  readonly spec: CheckedSpec;
+  readonly processes: ProcessSet;
+  readonly symbol: string | undefined;
+  readonly symbolOffset: number;
+  readonly consumer: Consumer;
+  /** What users see; set as soon as it exists. */
+  view!: Uprobe;
+  /** Hits whose handlers ran here. Far below 2^53 in any life of a process. */
+  handled = 0;
+  missed = 0;
+  errors = 0;
+  /** Handlers may run. False from the moment somebody asked to unregister. */
+  live = true;
+  /** Nobody's any more: out of its site, and no handler runs again. */
+  ended = false;
+  /** Why it ended, where nobody asked. */
+  endedBecause: UprobeError | undefined;
+  /** The unregistration under way. */
+  leaving: Promise<void> | undefined;
+  /** The user was told of an error on the process's warnings, there being no onError. */
+  warned = false;
+  /** What the engine had counted when the uprobe ended. */
+  #counted: bigint | undefined;
+
+  constructor(site: Site, spec: CheckedSpec, processes: ProcessSet, place: ResolvedPlace) {
+    this.site = site;
+    this.spec = spec;
+    this.processes = processes;
+    this.symbol = place.symbol;
+    this.symbolOffset = place.symbolOffset;
+    this.consumer = {
+      id: this.id,
+      processes,
+      pre: spec.preHandler !== undefined,
+      post: spec.postHandler !== undefined,
+      fault: false,
+      return: false,
+      deadline: spec.deadline,
+    };
+  }
+
+  get engine(): EngineName {
+    return this.site.engine.name;
+  }
+
+  get hits(): bigint {
+    return BigInt(this.handled) + (this.#counted ?? this.site.engine.counted(this.id));
+  }
+
+  wants(pid: number): boolean {
+    return this.processes === 'all' || this.processes.includes(pid);
+  }
+
+  names(pid: number): boolean {
+    return this.processes !== 'all' && this.processes.includes(pid);
+  }
+
+  /** How it stands in each process. */
+  states(): ArmState[] {
+    const { site, engine } = this;
+    const stateOf = (pid: number): ArmState => {
+      const report = site.reportOf(pid);
+      const state = this.ended ? 'gone' : (report?.state ?? 'pending');
+      const refusal = this.ended ? this.endedBecause && refusalOf(this.endedBecause) : report?.refusal;
+      return { pid, state, engine, ...(refusal && { refusal }) };
+    };
+    if (this.processes !== 'all') return this.processes.map(stateOf);
+    return site.reports().map((r) => stateOf(r.pid));
+  }
+
+  /** The sum of `states()`, without making them. */
+  get state(): 'pending' | 'armed' | 'gone' {
+    if (this.ended) return 'gone';
+    const { processes, site } = this;
+    if (processes === 'all') return site.reports().some((r) => r.state === 'armed') ? 'armed' : 'pending';
+    let gone = 0;
+    for (const pid of processes) {
+      const state = site.reportOf(pid)?.state;
+      if (state === 'armed') return 'armed';
+      if (state === 'gone') gone++;
+    }
+    return gone === processes.length ? 'gone' : 'pending';
+  }
+
+  /** Out of its site for good. */
+  end(because?: UprobeError): void {
+    this.#counted = this.site.engine.counted(this.id);
+    this.live = false;
+    this.ended = true;
+    this.endedBecause = because;
+  }
+}
+
+const refusalOf = (e: UprobeError): { code: string; reason: string } => ({ code: e.code, reason: e.message });

@@ -1,0 +1,73 @@
+/** Files as one process sees them: in our own mount namespace and root, or in the process's. */
+import { readlinkSync, statSync } from 'node:fs';
+import { FileError, messageOf } from '../base/errors.js';
+import { RootDirectory } from '../linux/openat2.js';
+import { SyscallError } from '../linux/syscall-error.js';
+import { OpenedFile } from './opened-file.js';
+
+export interface FileView {
+  /** The file at an absolute path, or undefined where there is none that could be read. */
+  open(path: string): OpenedFile | undefined;
+  close(): void;
+}
+
+/** Our own files. */
+export const ourView: FileView = {
+  open(path) {
+    try {
+      return OpenedFile.open(path);
+    } catch (e) {
+      if (e instanceof FileError) return undefined;
+      throw e;
+    }
+  },
+  close() {},
+};
+
+/** The files of a process: ours when it has our root. Close it after use. */
+export function viewOf(pid: number): FileView {
+  if (hasOurRoot(pid)) return ourView;
+  try {
+    return new RootedView(pid);
+  } catch (e) {
+    throw new FileError(
+      'root-not-permitted',
+      `the files of process ${pid} may not be looked at: ${messageOf(e)}. Give a path, or run with CAP_SYS_PTRACE`,
+      { cause: e },
+    );
+  }
+}
+
+class RootedView implements FileView {
+  readonly #pid: number;
+  readonly #root: RootDirectory;
+  constructor(pid: number) {
+    this.#pid = pid;
+    this.#root = new RootDirectory(`/proc/${pid}/root`);
+  }
+
+  open(path: string): OpenedFile | undefined {
+    try {
+      return new OpenedFile(this.#root.open(path), `/proc/${this.#pid}/root${path}`, path);
+    } catch (e) {
+      if (e instanceof FileError || (e instanceof SyscallError && e.code !== 'ENOSYS')) return undefined;
+      throw e;
+    }
+  }
+
+  close(): void {
+    this.#root.close();
+  }
+}
+
+/** Where the namespace may not be asked (another user's process), it is taken to be ours: nothing else could be opened. */
+function hasOurRoot(pid: number): boolean {
+  try {
+    if (readlinkSync(`/proc/${pid}/ns/mnt`) !== readlinkSync('/proc/self/ns/mnt')) return false;
+    const theirs = statSync(`/proc/${pid}/root/`, { bigint: true });
+    const ours = statSync('/', { bigint: true });
+    return theirs.dev === ours.dev && theirs.ino === ours.ino;
+  } catch {
+    return true;
+  }
+}
