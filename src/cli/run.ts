@@ -3,10 +3,10 @@
  * `trace` and `count` have in common.
  */
 import { readFileSync } from 'node:fs';
-import type { Target, UprobeGroup } from '../index.js';
+import type { Target } from '../index.js';
 import { spawnTarget } from '../index.js';
-import { Ending } from './ending.js';
-import type { Reason } from './ending.js';
+import type { Armed, ArmedPlace } from './arm.js';
+import type { Ending, Reason } from './ending.js';
 import { exitAs } from './die.js';
 import type { Status } from './die.js';
 import { note } from './output.js';
@@ -18,11 +18,11 @@ export interface RunSteps {
   readonly duration: number | undefined;
   readonly ending: Ending;
   /** Register everything, in these processes. */
-  arm(processes: readonly number[], signal: AbortSignal): Promise<UprobeGroup>;
+  arm(processes: readonly number[]): Promise<Armed>;
   /** Just before the processes go on; what it returns is called when the run has ended. */
-  started?(group: UprobeGroup): (() => void) | undefined;
+  started?(places: readonly ArmedPlace[]): (() => void) | undefined;
   /** All probes are gone. */
-  finished(group: UprobeGroup): void;
+  finished(places: readonly ArmedPlace[]): void;
 }
 
 /** How often we look whether processes given by -p are still there. */
@@ -35,16 +35,16 @@ export async function run(steps: RunSteps): Promise<number> {
   ending.catchSignals();
   const target = targets.kind === 'command' ? await start(targets.command, targets.args) : undefined;
   const pids = targets.kind === 'pids' ? targets.pids : [target!.pid];
-  const group = await armOrUndo(steps, pids, target);
-  if (group === undefined) return statusOfNothing(await ending.promise);
-  const stop = steps.started?.(group);
+  const armed = await armOrUndo(steps, pids, target);
+  if (armed === undefined) return statusOfNothing(await ending.promise);
+  const stop = steps.started?.(armed.places);
   const unwatch = watch(steps, pids, target);
   await target?.resume();
   const reason = await ending.promise;
   unwatch();
   stop?.();
-  await group.unregister();
-  steps.finished(group);
+  await armed.unregister();
+  steps.finished(armed.places);
   const status = target === undefined ? undefined : await endOf(target, reason);
   return statusOf(reason, status);
 }
@@ -58,11 +58,11 @@ async function armOrUndo(
   steps: RunSteps,
   pids: readonly number[],
   target: Target | undefined,
-): Promise<UprobeGroup | undefined> {
+): Promise<Armed | undefined> {
   try {
-    const group = await steps.arm(pids, steps.ending.signal);
-    if (steps.ending.reason === undefined) return group;
-    await group.unregister();
+    const armed = await steps.arm(pids);
+    if (steps.ending.reason === undefined) return armed;
+    await armed.unregister();
   } catch (e) {
     abandon(target);
     if (steps.ending.reason === undefined) throw e;

@@ -3,8 +3,8 @@
  * Information in Separate Files"); opening and reading is the caller's.
  */
 import { posix } from 'node:path';
-import { crc32 as zlibCrc32 } from 'node:zlib';
 import type { DebugLink, ElfImage } from './image.js';
+import { lazy } from './source.js';
 
 /** A path to try, and what proves that the file there belongs to the program. */
 export interface DebugCandidate {
@@ -52,13 +52,30 @@ export function debugCandidates(
 }
 
 /**
- * Whether a candidate, opened as `debug`, proves right. `crcOf` computes the file's CRC-32; it is called only where the
- * proof is a CRC, for it must read the whole file.
+ * Whether a candidate, opened as `debug`, proves right. `crcOf` computes the file's CRC-32 (`crc32`); it is called
+ * only where the proof is a CRC, for it must read the whole file.
  */
 export function isDebugFileFor(candidate: DebugCandidate, debug: ElfImage, crcOf: () => number): boolean {
   const { proof } = candidate;
   return proof.kind === 'build-id' ? debug.buildId === proof.buildId : crcOf() === proof.crc;
 }
 
-/** The CRC-32 of .gnu_debuglink, piece by piece: pass the result for the bytes before. */
-export const crc32 = (bytes: Uint8Array, before = 0): number => zlibCrc32(bytes, before);
+/** The remainder each byte leaves: CRC-32 with the reversed polynomial of IEEE 802.3. */
+const crcTable = lazy(() =>
+  Uint32Array.from({ length: 256 }, (_, byte) => {
+    let rest = byte;
+    for (let bit = 0; bit < 8; bit++) rest = (rest >>> 1) ^ ((rest & 1) === 0 ? 0 : 0xedb88320);
+    return rest;
+  }),
+);
+
+/**
+ * The CRC-32 of .gnu_debuglink, piece by piece: pass the result for the bytes before. (zlib is faster, but takes
+ * milliseconds to load in every run, and nearly every debug file is found by its build-id.)
+ */
+export function crc32(bytes: Uint8Array, before = 0): number {
+  const table = crcTable();
+  let crc = ~before;
+  for (let i = 0; i < bytes.length; i++) crc = (crc >>> 8) ^ table[(crc ^ bytes[i]!) & 0xff]!;
+  return ~crc >>> 0;
+}

@@ -37,10 +37,10 @@ export class FunctionList implements Iterable<ElfFunction> {
     this.#reach = reachOf(addresses, sizes);
   }
 
+  /** The function at a position of the list. */
   at(index: number): ElfFunction | undefined {
-    const address = this.#addresses[index];
-    if (address === undefined) return undefined;
-    return { address: asAddress(address), size: this.#sizes[index]!, symbols: this.#symbolsOf(index) };
+    for (const section of this.#sections) section.beginListing();
+    return this.#function(index);
   }
 
   /**
@@ -62,7 +62,13 @@ export class FunctionList implements Iterable<ElfFunction> {
 
   *[Symbol.iterator](): Generator<ElfFunction> {
     for (const section of this.#sections) section.beginListing();
-    for (let i = 0; i < this.length; i++) yield this.at(i)!;
+    for (let i = 0; i < this.length; i++) yield this.#function(i)!;
+  }
+
+  #function(index: number): ElfFunction | undefined {
+    const address = this.#addresses[index];
+    if (address === undefined) return undefined;
+    return { address: asAddress(address), size: this.#sizes[index]!, symbols: this.#symbolsOf(index) };
   }
 
   #symbolsOf(index: number): ElfSymbol[] {

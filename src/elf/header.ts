@@ -2,7 +2,7 @@
  * The ELF header: whether this is a file that can be probed at all, and where its tables are.
  * System V gABI chapter 4; the numbers are those of elf.h.
  */
-import { ElfBytes, ElfError, u64 } from './source.js';
+import { ElfError, u64, type ElfBytes } from './source.js';
 
 export interface ElfHeader {
   readonly type: 'exec' | 'dyn';
@@ -53,7 +53,8 @@ export function parseHeader(bytes: ElfBytes): ElfHeader {
   if (ident.length > 4 && ident[4] !== ELFCLASS64)
     throw new ElfError(
       'elf-32-bit',
-      `${bytes.name} is a 32-bit program or library, and only 64-bit ones can be probed: use its x86-64 build`,
+      bytes.name,
+      `is a 32-bit program or library, and only 64-bit ones can be probed: use its x86-64 build`,
     );
   if (ident.length < EHDR_SIZE) throw bytes.truncated('ELF header', 0, EHDR_SIZE);
   refuseOtherMachines(ident, bytes.name);
@@ -88,7 +89,7 @@ function refuseNonElf(ident: Buffer, name: string): void {
       : ident[0] === 0x23 && ident[1] === 0x21
         ? 'it is a script: probe its interpreter, named on its first line'
         : 'give the path of a program or shared library';
-  throw new ElfError('not-elf', `${name} is not an ELF file: ${advice}`);
+  throw new ElfError('not-elf', name, `is not an ELF file: ${advice}`);
 }
 
 function refuseOtherMachines(ident: Buffer, name: string): void {
@@ -98,17 +99,18 @@ function refuseOtherMachines(ident: Buffer, name: string): void {
   if (!littleEndian)
     throw new ElfError(
       'elf-big-endian',
-      `${name} is for a big-endian machine (${machineName}): use its x86-64 build`,
+      name,
+      `is for a big-endian machine (${machineName}): use its x86-64 build`,
     );
   if (machine !== EM_X86_64)
-    throw new ElfError('elf-machine', `${name} is for ${machineName}, not for x86-64: use its x86-64 build`);
+    throw new ElfError('elf-machine', name, `is for ${machineName}, not for x86-64: use its x86-64 build`);
 }
 
 function loadableType(type: number, name: string): 'exec' | 'dyn' {
   if (type === ET_EXEC) return 'exec';
   if (type === ET_DYN) return 'dyn';
   const why = UNLOADABLE[type] ?? `has ELF type ${type}: it is neither a program nor a shared library`;
-  throw new ElfError('elf-not-loadable', `${name} ${why}`);
+  throw new ElfError('elf-not-loadable', name, why);
 }
 
 function programHeaderCount(bytes: ElfBytes, ident: Buffer): number {

@@ -91,7 +91,8 @@ export class ElfImage {
     if (!programHeaders.some((h) => h.type === PT_LOAD))
       throw new ElfError(
         'elf-not-loadable',
-        `${name} has no loadable segment: no process can map it as a program`,
+        name,
+        `has no loadable segment: no process can map it as a program`,
       );
     return new ElfImage(bytes, header, programHeaders);
   }

@@ -32,6 +32,7 @@ const HWCAP_EXTENSION = 1n << 62n;
 const EXTENSION_MAGIC = 0xeaa42174;
 const TAG_GLIBC_HWCAPS = 1;
 const MOST_ENTRIES = 2 ** 20;
+const MOST_HWCAPS = 1024;
 const PATH_MAX = 4096;
 /** Strings may be shared by entries; real caches have no more bytes of names than their own size, give or take. */
 const MOST_STRING_BYTES = 2 ** 27;
@@ -46,7 +47,7 @@ export function parseLdCache(contents: Uint8Array, name = '/etc/ld.so.cache'): L
   if (count > MOST_ENTRIES || NEW_HEADER + count * NEW_ENTRY > cache.length)
     throw damaged(name, `it claims ${count} entries, more than it has room for`);
   const string = stringReader(cache, name);
-  const hwcaps = readHwcaps(cache, string);
+  const hwcaps = readHwcaps(whole, cache.readUInt32LE(32), string);
   const entries: LdCacheEntry[] = [];
   for (let i = 0; i < count; i++) {
     const at = NEW_HEADER + i * NEW_ENTRY;
@@ -94,23 +95,24 @@ function stringReader(cache: Buffer, name: string): (at: number) => string {
   };
 }
 
-/** The extension: magic, count, then for each part tag, flags, offset, size; that of hwcaps is offsets of names. */
-function readHwcaps(cache: Buffer, string: (at: number) => string): string[] {
-  const at = cache.readUInt32LE(32);
-  if (at === 0 || at + 8 > cache.length || cache.readUInt32LE(at) !== EXTENSION_MAGIC) return [];
-  const count = Math.min(cache.readUInt32LE(at + 4), Math.floor((cache.length - at - 8) / 16));
+/**
+ * The extension: magic, count, then for each part tag, flags, offset, size; that of hwcaps is offsets of names. Other than
+ * those of strings, its offsets count from the start of the file, also behind an old format.
+ */
+function readHwcaps(file: Buffer, at: number, string: (at: number) => string): string[] {
+  if (at === 0 || at + 8 > file.length || file.readUInt32LE(at) !== EXTENSION_MAGIC) return [];
+  const count = Math.min(file.readUInt32LE(at + 4), Math.floor((file.length - at - 8) / 16));
   for (let part = at + 8; part < at + 8 + count * 16; part += 16) {
-    if (cache.readUInt32LE(part) !== TAG_GLIBC_HWCAPS) continue;
-    const start = cache.readUInt32LE(part + 8);
-    const size = Math.min(cache.readUInt32LE(part + 12), 4096);
+    if (file.readUInt32LE(part) !== TAG_GLIBC_HWCAPS) continue;
+    const start = file.readUInt32LE(part + 8);
+    const end = Math.min(start + file.readUInt32LE(part + 12), start + MOST_HWCAPS * 4, file.length);
     const names: string[] = [];
-    for (let i = start; i + 4 <= start + size && i + 4 <= cache.length; i += 4)
-      names.push(string(cache.readUInt32LE(i)));
+    for (let i = start; i + 4 <= end; i += 4) names.push(string(file.readUInt32LE(i)));
     return names;
   }
   return [];
 }
 
 function damaged(name: string, why: string): ElfError {
-  return new ElfError('ld-cache-malformed', `${name} cannot be used: ${why}. Run ldconfig to write it anew`);
+  return new ElfError('ld-cache-malformed', name, `cannot be used: ${why}. Run ldconfig to write it anew`);
 }

@@ -2,7 +2,7 @@
  * Section headers: a table for linkers and debuggers that nothing needs to run a program. It may be missing, cut off or
  * nonsense in a file that runs well, so trouble here is a value, never a reason to refuse the file.
  */
-import { ElfBytes, ElfError, u64 } from './source.js';
+import { ElfError, u64, type ElfBytes } from './source.js';
 import { checked, SHDR_SIZE, type ElfHeader } from './header.js';
 
 export interface ElfSection {

@@ -26,8 +26,11 @@ export type ElfErrorCode =
 export class ElfError extends UprobeError {
   override readonly name = 'ElfError';
   declare readonly code: ElfErrorCode;
-  constructor(code: ElfErrorCode, message: string, options?: { cause?: unknown }) {
-    super(code, message, options);
+  /** The file, as the message calls it. */
+  readonly file: string;
+  constructor(code: ElfErrorCode, file: string, what: string) {
+    super(code, `${file} ${what}`);
+    this.file = file;
   }
 }
 
@@ -37,10 +40,7 @@ export function memorySource(bytes: Uint8Array): ByteSource {
     size: bytes.length,
     read(offset, length) {
       if (offset < 0 || length < 0 || offset + length > bytes.length)
-        throw new ElfError(
-          'elf-truncated',
-          `bytes ${offset}–${offset + length} of ${bytes.length} asked for`,
-        );
+        throw new ElfError('elf-truncated', 'memory', `has ${bytes.length} bytes, not ${offset + length}`);
       return bytes.subarray(offset, offset + length);
     },
   };
@@ -68,7 +68,8 @@ export class ElfBytes {
     if (length > LARGEST_READ)
       throw new ElfError(
         'elf-too-large',
-        `${this.name}: its ${what} take ${length} bytes, more than can be read here`,
+        this.name,
+        `has ${length} bytes of ${what}, more than can be read here`,
       );
     const bytes = this.#source.read(offset, length);
     if (bytes.length !== length) throw this.truncated(what, offset, length);
@@ -88,14 +89,16 @@ export class ElfBytes {
   malformed(what: string): ElfError {
     return new ElfError(
       'elf-malformed',
-      `${this.name}: damaged ELF file: ${what}. Reinstall it or copy it again`,
+      this.name,
+      `is a damaged ELF file: ${what}. Reinstall it or copy it again`,
     );
   }
 
   truncated(what: string, offset: number, length: number): ElfError {
     return new ElfError(
       'elf-truncated',
-      `${this.name}: the file is cut short: its ${what} should be at bytes ${offset} to ${offset + length}, ` +
+      this.name,
+      `is cut short: its ${what} should be at bytes ${offset} to ${offset + length}, ` +
         `but it has only ${this.size}. Reinstall it or copy it again`,
     );
   }

@@ -64,7 +64,7 @@ export interface SymbolQuery {
   readonly defaultOnly: boolean;
 }
 
-/** In its place a name may be cut in two by its version; one at the very start is part of the name. */
+/** The first `@` begins the version, unless it is the very first letter or nothing follows: then it is part of the name. */
 export function parseSymbolName(text: string): SymbolQuery {
   const at = text.indexOf('@', 1);
   const defaultOnly = at > 0 && text[at + 1] === '@';
@@ -150,7 +150,7 @@ export class SymbolSection {
     return this.#strings.toString('utf8', start, end);
   }
 
-  /** To be called before names are decoded by the thousand: allows each listing the same amount of work. */
+  /** To be called before names are decoded: allows each listing the same amount of work. */
   beginListing(): void {
     this.#nameBytes = 0;
   }

@@ -95,11 +95,13 @@ export class SymbolTable {
 
   #matching(query: SymbolQuery): ElfSymbol[] {
     const found: ElfSymbol[] = [];
-    for (const section of this.#sections())
+    for (const section of this.#sections()) {
+      section.beginListing();
       for (const i of section.named(query.name)) {
         const symbol = section.symbol(i);
         if (symbol.name === query.name && versionFits(symbol, query)) found.push(symbol);
       }
+    }
     const hasDefault = query.version === undefined && found.some((s) => s.versionIsDefault);
     return hasDefault ? found.filter((s) => s.version === undefined || s.versionIsDefault) : found;
   }

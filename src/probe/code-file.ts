@@ -25,8 +25,8 @@ const WINDOW = 1 << 16;
 const LONGEST_UNSIZED = 1 << 16;
 /** The most one symbol may claim. The largest function of node (100 MB) has 2 MB. */
 const LONGEST_EXTENT = 1 << 26;
-/** Starts kept from earlier questions, in all: 16 MB. */
-const MOST_KEPT_STARTS = 1 << 22;
+/** Extents decoded lately that are kept: places come function by function. */
+const MOST_KEPT = 16;
 /** After so many searches for names, one index over all names is cheaper. */
 const SEARCHES_BEFORE_INDEX = 8;
 
@@ -37,7 +37,6 @@ export class CodeFile {
   readonly #symbols: () => SymbolTable;
   readonly #frames: () => EhFrame;
   readonly #kept = new Map<number, Boundaries>();
-  #keptStarts = 0;
   #window: { readonly address: number; readonly bytes: Uint8Array } | undefined;
   #debugFile: DebugFile | undefined;
   #searches = 0;
@@ -115,14 +114,14 @@ export class CodeFile {
     if (known !== undefined && known.extent.end === extent.end) return known;
     const code = this.bytesAt(extent.start, Math.min(extent.end - extent.start, LONGEST_EXTENT));
     const found = { extent, ...this.arch.boundaries(code, extent.start) };
-    this.#keep(found);
+    if (this.#kept.size >= MOST_KEPT) this.#kept.clear();
+    this.#kept.set(extent.start, found);
     return found;
   }
 
   /** Release what can be computed again. */
   forget(): void {
     this.#kept.clear();
-    this.#keptStarts = 0;
     this.#window = undefined;
     this.#index = undefined;
     this.#searches = 0;
@@ -132,15 +131,6 @@ export class CodeFile {
     this.forget();
     this.#debugFile?.file.close();
     this.file.close();
-  }
-
-  #keep(boundaries: Boundaries): void {
-    if (this.#keptStarts + boundaries.starts.length > MOST_KEPT_STARTS) {
-      this.#kept.clear();
-      this.#keptStarts = 0;
-    }
-    this.#kept.set(boundaries.extent.start, boundaries);
-    this.#keptStarts += boundaries.starts.length;
   }
 
   #debugImage(): ElfImage | undefined {

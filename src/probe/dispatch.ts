@@ -15,21 +15,30 @@ const SKIP: Verdict = { skip: true };
 /** The registers before a handler: one that throws leaves none of its changes behind. */
 const before = new BigUint64Array(REGISTER_WORDS);
 
+/** Whose handlers ran at this hit and have it counted. One list for all hits: they are handled one at a time. */
+const handled: Registration[] = [];
+
 /** Unregister after this hit. */
 export type Leave = (registration: Registration) => void;
 
+/**
+ * When the deadline passes meanwhile, the thread goes on as if there had been no handlers, and the engine says so to
+ * `countMissed`: such a hit is counted there and not here.
+ */
 export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
   const isPre = raw.phase === 'pre';
   const regs = new PtRegs(raw.regs);
   let skip = false;
+  handled.length = 0;
   // `registrations` is replaced, not changed, when uprobes come and go.
   for (const registration of site.registrations) {
     const { preHandler, postHandler } = registration.spec;
     const handler = isPre ? preHandler : postHandler;
     if (handler === undefined || !registration.live || !registration.wants(raw.pid)) continue;
-    // A hit is counted once: at the first handler it can reach.
-    const counts = isPre || preHandler === undefined;
-    const verdict = call(registration, handler, raw, regs, counts);
+    if (!raw.alive()) break;
+    const verdict = call(registration, handler, raw, regs);
+    // A hit is counted once: at the first handler of the uprobe that it can reach.
+    if (isPre || preHandler === undefined) handled.push(registration);
     if (verdict === 'skip' && isPre) skip = true;
     else if (verdict === 'remove') {
       registration.live = false;
@@ -37,38 +46,28 @@ export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
     }
   }
   endRegs(regs);
+  if (raw.alive()) for (const registration of handled) registration.handled++;
   return skip ? SKIP : RUN;
 }
 
 type AnyHandler = (hit: HitView) => unknown;
 
-/** The handler's answer; undefined also when it threw, or when the thread did not wait for it. */
-function call(registration: Registration, handler: AnyHandler, raw: RawHit, regs: PtRegs, counts: boolean): unknown {
-  if (!raw.alive()) {
-    if (counts) registration.missed++;
-    return undefined;
-  }
+/** The handler's answer; undefined when it threw. */
+function call(registration: Registration, handler: AnyHandler, raw: RawHit, regs: PtRegs): unknown {
   const hit = new HitView(raw, registration.view, regs);
   before.set(raw.regs);
-  let verdict: unknown;
   try {
-    verdict = handler(hit);
+    const verdict = handler(hit);
     if (typeof verdict === 'object' && verdict !== null) refusePromise(verdict);
+    return verdict;
   } catch (error) {
     raw.regs.set(before);
     registration.errors++;
     reportError(registration, raw.phase, raw.pid, raw.tid, error);
-    verdict = undefined;
+    return undefined;
   } finally {
     endHit(hit);
   }
-  if (raw.alive()) {
-    if (counts) registration.handled++;
-    return verdict;
-  }
-  // Its deadline passed while it ran: the thread went on as if there had been no handler.
-  if (counts) registration.missed++;
-  return verdict === 'remove' ? verdict : undefined;
 }
 
 /** An async function in disguise. What it does later happens to nobody's hit, and must not end the process either. */
@@ -81,7 +80,10 @@ function refusePromise(value: object): void {
   );
 }
 
-/** Hits of which handlers could not run. */
+/**
+ * The handlers of one phase of a hit could not run, or ran beyond their deadline. A post handler that is missed counts
+ * also where the pre handler of the same uprobe had run: what did not happen is never silent.
+ */
 export function countMissed(site: Site, pid: number, phase: 'pre' | 'post'): void {
   for (const registration of site.registrations) {
     const { preHandler, postHandler } = registration.spec;

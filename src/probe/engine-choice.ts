@@ -60,24 +60,34 @@ function refusalOf(offer: EngineOffer, need: Need): Refusal | undefined {
   const processes = need.processes && offer.refuseProcesses?.(need.processes);
   if (processes !== undefined) return processes;
   const { instruction, displaced, consumers } = need;
-  const template = displaced.ok ? displaced.template : undefined;
-  const refusal = offer.canArm?.({ instruction, template }, consumers);
-  // An engine that needs the template cannot say why there is none; who could not make it can.
-  return refusal !== undefined && !displaced.ok ? displaced.refusal : refusal;
+  const site = displaced.ok ? { template: displaced.template } : { template: undefined, refusal: displaced.refusal };
+  return offer.canArm?.({ instruction, ...site }, consumers);
 }
 
-/** Before any file is looked at: can any engine that may be taken serve these processes? */
+/** The first engine that may be taken and can serve these processes, whatever the place. */
+export const preferredEngine = (
+  wanted: 'auto' | EngineName,
+  offers: readonly EngineOffer[],
+  processes: WantedProcesses,
+): EngineOffer | undefined =>
+  offers.find(
+    (o) =>
+      (wanted === 'auto' || o.name === wanted) &&
+      o.unavailable === undefined &&
+      o.refuseProcesses?.(processes) === undefined,
+  );
+
+/** Before any file is looked at: why no engine that may be taken can serve these processes. */
 export function refuseProcesses(
   wanted: 'auto' | EngineName,
   offers: readonly EngineOffer[],
   processes: WantedProcesses,
 ): Refusal | undefined {
-  const candidates = offers.filter((o) => wanted === 'auto' || o.name === wanted);
-  let first: Refusal | undefined;
-  for (const offer of candidates) {
-    const refusal = offer.unavailable ?? offer.refuseProcesses?.(processes);
-    if (refusal === undefined) return undefined;
-    if (first === undefined || offer.unavailable === undefined) first = refusal;
-  }
-  return first ?? { code: 'engine-not-available', reason: `there is no ${wanted} engine` };
+  if (preferredEngine(wanted, offers, processes) !== undefined) return undefined;
+  const refusals = offers
+    .filter((o) => wanted === 'auto' || o.name === wanted)
+    .map((o) => ({ exists: o.unavailable === undefined, refusal: o.unavailable ?? o.refuseProcesses?.(processes) }));
+  // What an engine that exists says is worth more than that another does not.
+  const { refusal } = refusals.find((r) => r.exists) ?? refusals[0] ?? {};
+  return refusal ?? { code: 'engine-not-available', reason: `there is no ${wanted} engine` };
 }

@@ -209,7 +209,7 @@ function implementations(code: CodeFile, name: string): string[] {
   const stems = [bare, ...(bare === 'memcpy' ? ['memmove'] : [])];
   const found = new Set<string>();
   for (const other of code.symbols.names())
-    if (stems.some((stem) => other.replace(/^_+/, '').startsWith(`${stem}_`))) found.add(other);
+    if (!other.includes('_chk') && stems.some((stem) => other.replace(/^_+/, '').startsWith(`${stem}_`))) found.add(other);
   return [...found].sort().slice(0, 2 * MOST_LISTED);
 }
 
@@ -222,6 +222,7 @@ function requireStart(code: CodeFile, spot: Spot, trustPlace: boolean): void {
     if (trustPlace) return;
     throw unknownStart(code, spot.address, 'no symbol and no unwind entry covers it');
   }
+  if (extent.start === spot.address) return;
   const boundaries = code.boundaries(extent);
   const at = spot.address - extent.start;
   const index = lastAtOrBelow(boundaries.starts, at);

@@ -8,7 +8,7 @@ import type { Displaced } from '../arch/arch.js';
 import type { ArmReport, Consumer, Engine, ProcessSet } from '../engines/engine.js';
 import { checkProcess } from '../process/check.js';
 import { resolveLibrary } from '../process/linker.js';
-import { chooseEngine, refuseProcesses } from './engine-choice.js';
+import { chooseEngine, preferredEngine, refuseProcesses } from './engine-choice.js';
 import { changesByEngine, type ProbedModule } from './module.js';
 import { addTo, groupBy } from './multimap.js';
 import { runWithAll } from './mutex.js';
@@ -61,6 +61,8 @@ function checkWhom(table: Table, specs: readonly CheckedSpec[]): void {
   for (const { processes, engine, place, pathname } of specs) {
     const refusal = refuseProcesses(engine, table.offers, processes);
     if (refusal !== undefined) throw new RefusedError(pathname, refusal);
+    // Engines take tens of milliseconds to start: let them, while files are opened and symbols looked up.
+    preferredEngine(engine, table.offers, processes)?.engine?.();
     const pids = Array.isArray(processes) ? (processes as readonly number[]) : [];
     for (const pid of 'pid' in place ? [...pids, place.pid] : pids) {
       if (checked.has(pid)) continue;
@@ -214,7 +216,7 @@ class Draft {
         module: module.facts,
         offset: place.offset,
         instruction: place.instruction,
-        template: displaced.ok ? displaced.template : undefined,
+        ...(displaced.ok ? { template: displaced.template } : { template: undefined, refusal: displaced.refusal }),
       },
       engine,
     );

@@ -66,8 +66,7 @@ export class Uprobe implements AsyncDisposable {
    * From its own handler: the promise resolves some time after the handler has returned.
    */
   unregister(): Promise<void> {
-    const registration = this.#registration;
-    return registration.leaving ?? registration.site.module.unregister([registration]);
+    return this.#registration.site.module.unregister([this.#registration]);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -36,8 +36,9 @@ function resolveInProcess(name: string, pid: number): OpenedFile {
   const view = viewOf(pid);
   try {
     const env = environmentOf(pid);
-    const origin = readLink(`/proc/${pid}/exe`) ?? '/';
-    const cwd = readLink(`/proc/${pid}/cwd`) ?? '/';
+    const root = readLink(`/proc/${pid}/root`) ?? '/';
+    const origin = withinRoot(readLink(`/proc/${pid}/exe`) ?? '/', root);
+    const cwd = withinRoot(readLink(`/proc/${pid}/cwd`) ?? '/', root);
     const found =
       mappedFile(name, pid, mappings, view) ??
       withProgram(openQuietly(`/proc/${pid}/exe`), origin, env, cwd, view, (search) => search?.find(name)) ??
@@ -101,12 +102,20 @@ function mappedFile(
 const isFileText = (m: Mapping): boolean => m.ino !== 0n && m.perms[2] === 'x' && m.path.startsWith('/');
 const baseName = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
 
-/** By its path, unless that names another file by now; then the mapped inode itself (needs CAP_CHECKPOINT_RESTORE). */
+/**
+ * By its path, where that still names the mapped file: maps prints paths as its reader sees them (d_path), or, in another
+ * mount namespace, as the process does. Else the mapped inode itself (needs CAP_CHECKPOINT_RESTORE). Else a file that has
+ * at least its inode number: on btrfs and overlayfs maps and stat name devices differently.
+ */
 function openMapped(pid: number, m: Mapping, view: FileView): OpenedFile | undefined {
-  const named = m.deleted ? undefined : view.open(m.path);
-  if (named?.ino === m.ino) return named;
-  named?.close();
-  return openQuietly(`/proc/${pid}/map_files/${m.start.toString(16)}-${m.end.toString(16)}`);
+  const views = m.deleted ? [] : view === ourView ? [view] : [view, ourView];
+  const named = views.map((v) => v.open(m.path)).filter((file) => file !== undefined);
+  const chosen =
+    named.find((file) => file.ino === m.ino && file.dev === m.dev) ??
+    openQuietly(`/proc/${pid}/map_files/${m.start.toString(16)}-${m.end.toString(16)}`) ??
+    named.find((file) => file.ino === m.ino);
+  for (const file of named) if (file !== chosen) file.close();
+  return chosen;
 }
 
 function programInPath(
@@ -163,6 +172,10 @@ function readLink(path: string): string | undefined {
     return undefined;
   }
 }
+
+/** The links of /proc are as we see them; a process that changed its root sees the rest of the path. */
+const withinRoot = (path: string, root: string): string =>
+  root !== '/' && path.startsWith(`${root}/`) ? path.slice(root.length) : path;
 
 function openQuietly(path: string): OpenedFile | undefined {
   return ourView.open(path);

@@ -154,12 +154,13 @@ const samePath = (m: Mapping, file: FileIdentity): boolean => m.path === file.pa
 
 /**
  * Does stat(2) say that the mapped file is `file`? /proc/PID/map_files names exactly the mapped inode but needs
- * CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN); the name in the process's own root will do for others, unless the
- * name was given to a new file meanwhile, which `(deleted)` tells.
+ * CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN); the name will do for others, in the process's own root or (chroot) in
+ * ours, unless it was given to a new file meanwhile, which `(deleted)` tells.
  */
 function isBehind(file: FileIdentity, m: Mapping, pid: number, stat: StatFile): boolean {
   const range = `${m.start.toString(16)}-${m.end.toString(16)}`;
   const behind =
-    stat(`/proc/${pid}/map_files/${range}`) ?? (m.deleted ? undefined : stat(`/proc/${pid}/root${m.path}`));
+    stat(`/proc/${pid}/map_files/${range}`) ??
+    (m.deleted ? undefined : (stat(`/proc/${pid}/root${m.path}`) ?? stat(m.path)));
   return behind !== undefined && behind.dev === file.dev && behind.ino === file.ino;
 }

@@ -129,7 +129,7 @@ const MAX_KERNEL_SITES = 64; // each costs 47–112 ms to remove
 
 /**
  * Hits of the kernel's own uprobes at file offsets of `path`, while `run` runs. The kernel steps a `rep` instruction
- * round by round and counts each of them. Only for private copies: the probes fire in every process that maps the file.
+ * round by round and counts each of them, and a site it can never arm (a lock prefix …) silently counts 0. Only for private copies: the probes fire in every process that maps the file.
  */
 export async function kernelCounts(
   path: string,

@@ -1,14 +1,15 @@
 /** What binutils say of an ELF file, in a form that can be compared with what our reader says. */
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 
+/** The lines printed. The exit status says nothing: readelf fails for any oddity, e.g. a frame it finds unusual. */
 function run(command: string, ...args: string[]): string[] {
-  const output = execFileSync(command, args, {
+  const { stdout, error } = spawnSync(command, args, {
     encoding: 'utf8',
     maxBuffer: 2 ** 30,
     env: { ...process.env, LC_ALL: 'C' },
-    stdio: ['ignore', 'pipe', 'ignore'],
   });
-  return output.split('\n');
+  if (error) throw error;
+  return stdout.split('\n');
 }
 
 export interface ReadelfSymbol {

@@ -53,6 +53,7 @@ export const generators: Readonly<Record<string, Generator>> = {
     ]),
   ],
   'calls relative to rsp, far': (r) => [0xff, 0x94, 0x24, ...le32(r.below(0x800) - 0x400)],
+  'calls through tables on the stack': (r) => [0xff, 0x54, 0xcc, 0x10 + 8 * r.below(8)],
   'jumps through registers': (r) => [...hint(r), ...rex(r), 0xff, ...register(r, 4)],
   'jumps through memory': (r) => [...hint(r), ...rex(r), 0xff, ...memory(r, 4)],
   'jumps relative to rip': (r) => [...hint(r), 0xff, 0x25, ...toData(r)],

@@ -2,10 +2,15 @@
  * How an instruction runs out of line. One whose effect does not depend on where it is runs as it is; a pc-relative
  * field is pointed at what it meant; a call pushes the program's own return address.
  *
- * What this cannot hide: x87 instructions leave their own address (the slot's) in the FPU's instruction pointer,
- * which only fnstenv, fnsave, fxsave and xsave show. A thread with a shadow stack (CET) must not run displaced
- * calls: a push and a jump do not write it. And a call through memory reads its target after the push, not before:
- * one through a register other than rsp that points right below the stack would jump to its own return address.
+ * What this cannot hide:
+ * - x87 instructions leave their own address (the slot's) in the FPU's instruction pointer, which fnstenv, fnsave,
+ *   fxsave and xsave show.
+ * - A call through memory reads its target after the push, not before. Through a register that points right below
+ *   the stack it would jump to its own return address; and where neither the target can be read nor the stack be
+ *   written, the fault is the stack's.
+ * - A call that faults has written its return address below the stack pointer, where nothing lives.
+ * - An instruction that reads its own bytes sees the breakpoint in them.
+ * A thread with a shadow stack (CET) must not run displaced calls: a push and a jump do not write it.
  */
 import type { Refusal } from '../../base/errors.js';
 import type { Displaced } from '../arch.js';
@@ -38,28 +43,26 @@ export function displace(decoder: Iced, bytes: Uint8Array): Displaced {
 
 function templateOf(subject: Subject): Displaced {
   const { opcode, modrm, operandSize16 } = subject.encoding;
-  if (opcode === undefined) return plain(subject);
-  const isIndirect = opcode === 0xff;
+  const group = opcode === 0xff ? regOf(modrm) : undefined;
+  const isReturn = opcode === 0xc2 || opcode === 0xc3;
   // These do not depend on their own address: running them is exact whatever a 66 prefix means to the processor.
-  if (opcode === 0xc2 || opcode === 0xc3 || (isIndirect && regOf(modrm) === 4)) return transfer(subject);
-  const relative = relativeBranch(subject);
-  const call = isIndirect && regOf(modrm) === 2;
-  if ((relative || call) && operandSize16) return refuse(refused.AMBIGUOUS_PREFIX);
-  return relative?.() ?? (call ? callIndirect(subject) : plain(subject));
+  if (isReturn || group === 4) return transfer(subject);
+  const displaceBranch = group === 2 ? callIndirect : relativeBranch(subject);
+  if (displaceBranch === undefined) return plain(subject);
+  return operandSize16 ? refuse(refused.AMBIGUOUS_PREFIX) : displaceBranch(subject);
 }
 
-/** How to displace a branch with a target relative to it; undefined when it is none. */
-function relativeBranch(subject: Subject): (() => Displaced) | undefined {
-  const { bytes } = subject;
-  const opcode = subject.encoding.opcode ?? 0;
+/** How to displace a branch whose target is relative to it; undefined for what is none. */
+function relativeBranch({ bytes, encoding }: Subject): ((subject: Subject) => Displaced) | undefined {
+  const opcode = encoding.opcode ?? 0;
   const short = (): number => bytes.length + (((bytes.at(-1) as number) << 24) >> 24);
   const near = (): number => bytes.length + int32At(bytes, bytes.length - 4);
-  if (opcode === 0xe8) return () => call(subject, near());
-  if (opcode === 0xe9) return () => jump(subject, near());
-  if (opcode === 0xeb) return () => jump(subject, short());
-  if (opcode >= 0x70 && opcode <= 0x7f) return () => conditional(subject, short());
-  if (opcode >= 0x0f80 && opcode <= 0x0f8f) return () => conditional(subject, near());
-  if (opcode >= 0xe0 && opcode <= 0xe3) return () => loop(subject, short());
+  if (opcode === 0xe8) return (subject) => call(subject, near());
+  if (opcode === 0xe9) return (subject) => jump(subject, near());
+  if (opcode === 0xeb) return (subject) => jump(subject, short());
+  if (opcode >= 0x70 && opcode <= 0x7f) return (subject) => conditional(subject, short());
+  if (opcode >= 0x0f80 && opcode <= 0x0f8f) return (subject) => conditional(subject, near());
+  if (opcode >= 0xe0 && opcode <= 0xe3) return (subject) => loop(subject, short());
   return undefined;
 }
 

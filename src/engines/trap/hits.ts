@@ -2,7 +2,7 @@
 import { futexWake } from '../../linux/futex.js';
 import { ptrace } from '../../linux/ptrace.js';
 import type { Arm } from './address-space.js';
-import { FIELD, FP, Mailbox, PHASE, SLOTS, STATE, VERDICT, WORD } from './mailbox.js';
+import { AWAKE, FIELD, FP, Mailbox, PHASE, SLOTS, STATE, VERDICT, WORD } from './mailbox.js';
 import { IDLE, type Thread } from './thread.js';
 
 export interface HitReply {
@@ -24,6 +24,9 @@ export class Hits {
     /** The handlers' thread sleeps in its event loop: wake it. */
     private readonly wake: () => void,
   ) {}
+
+  /** The handlers' thread was looking for the last hit on its own CPU: the reply is worth a short busy wait. */
+  replyImminent = false;
 
   get outstanding(): number {
     return this.#waiting.size;
@@ -50,7 +53,10 @@ export class Hits {
     this.#waiting.set(slot, thread);
     thread.activity = { kind: 'handlers', slot, arm, phase, expires: performance.now() + deadline };
     this.mailbox.post(slot);
-    if (Atomics.load(this.mailbox.words, WORD.handlersAwake) === 0) this.wake();
+    const awake = Atomics.load(this.mailbox.words, WORD.handlersAwake);
+    this.replyImminent = awake === AWAKE.yes;
+    if (awake === AWAKE.no) this.wake();
+    if (awake === AWAKE.napping) futexWake(this.mailbox.wordAddress(WORD.handlersAwake));
   }
 
   /** The next hit that came back, or undefined. */

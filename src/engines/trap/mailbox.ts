@@ -37,6 +37,9 @@ export const WORD = {
   replyTail: 64,
 } as const;
 
+/** What the handlers' thread does: sleeps in its event loop, looks for hits, or waits for one on a futex. */
+export const AWAKE = { no: 0, yes: 1, napping: 2 } as const;
+
 /** Words of a slot. */
 export const FIELD = { state: 0, siteId: 1, pid: 2, tid: 3, phase: 4, memFd: 5, verdict: 6, fp: 7 } as const;
 export const STATE = { free: 0, posted: 1, running: 2, done: 3, abandoned: 4 } as const;

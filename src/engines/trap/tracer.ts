@@ -13,6 +13,7 @@ import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import type { Arm } from './address-space.js';
 import { Arming, USER_IP } from './arming.js';
+import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { WORD, type Mailbox } from './mailbox.js';
 import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
@@ -39,8 +40,8 @@ const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe
 const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~(1n << BigInt(s - 1)), 0xffff_ffff_ffff_ffffn);
 const TRAP_FLAG = 0x100;
 const PROT_EXEC = 4n;
-/** How long to look for a reply before sleeping, in turns of the loop (about 10 ns each), where there is another CPU. */
-const SPIN_TURNS = 3000;
+/** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
+const SPIN_MS = 0.05;
 const CLOSE_TIMEOUT = 3000;
 
 interface Registered {
@@ -55,7 +56,8 @@ export class Tracer implements StopListener {
   readonly #sites = new Map<number, Registered>();
   /** Processes that we keep stopped since they were started. */
   readonly #paused = new Set<Process>();
-  readonly #spin: number;
+  readonly #cpu = new FollowCpu();
+  readonly #spins: boolean;
 
   constructor(
     private readonly mailbox: Mailbox,
@@ -64,7 +66,7 @@ export class Tracer implements StopListener {
     cpus: number,
   ) {
     const bell = new BellWait(mailbox.address, mailbox.words.subarray(0, 2));
-    this.#spin = cpus > 1 ? SPIN_TURNS : 0;
+    this.#spins = cpus > 1;
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
     this.#arming = new Arming(this.#tracees, (thread) => this.#missed(thread, 'the probe was removed while the hit waited'));
@@ -101,11 +103,13 @@ export class Tracer implements StopListener {
 
   /** A short busy wait: a handler on another CPU answers in less time than going to sleep takes. */
   #lookForReply(): boolean {
-    for (let i = 0; i < this.#spin; i++) {
-      if (this.#hits.replied) return true;
-      if ((i & 255) === 255 && this.#tracees.takeNow()) return true;
-    }
-    return this.#hits.replied;
+    if (!this.#spins || !this.#hits.replyImminent) return this.#hits.replied;
+    const limit = performance.now() + SPIN_MS;
+    do {
+      for (let i = 0; i < 100; i++) if (this.#hits.replied) return true;
+      if (this.#tracees.takeNow()) return true;
+    } while (performance.now() < limit);
+    return false;
   }
 
   #takeReplies(): void {
@@ -339,6 +343,7 @@ export class Tracer implements StopListener {
   }
 
   #hit(thread: Thread, arm: Arm, slot: number): void {
+    this.#cpu.hit(thread);
     const { want } = arm;
     if (want === undefined || thread.process !== thread.process.space.owner) return this.#runDisplaced(thread, arm);
     if (!want.handlers) {

@@ -2,8 +2,7 @@
  * The trap engine as the table of probes sees it: `int3` and a ptrace stop. This side runs on the thread that
  * registered the probes, whose event loop calls the handlers; the tracer has a thread of its own.
  */
-import { availableParallelism } from 'node:os';
-import { constants } from 'node:os';
+import { availableParallelism, constants } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { ProcessError, UprobeError, type Refusal } from '../../base/errors.js';
 import type { Program } from '../../linux/clone.js';
@@ -11,12 +10,14 @@ import { Bell } from '../../linux/doorbell.js';
 import { futexWait } from '../../linux/futex.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange } from '../engine.js';
-import { FIELD, FP, Mailbox, PHASE, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
+import { AWAKE, FIELD, FP, Mailbox, PHASE, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
 import { fromPlain, type Answer, type Command, type TracerChange, type TracerInit } from './protocol.js';
 import { refusalFor } from './refusals.js';
 
-/** How long to look for the next hit before going back to the event loop, µs; a busy target sends it sooner. */
-const LINGER_US = 60;
+/** How long to look for the next hit, ms, before sleeping for it: a wake-up costs as much. */
+const SPIN_MS = 0.1;
+/** How long to sleep for the next hit, ms, before going back to the event loop, which is slower to wake. */
+const NAP_MS = 0.5;
 /** How long hits may keep the event loop waiting at a stretch, ms. */
 const STRETCH_MS = 2;
 const CLOSE_TIMEOUT = 5000;
@@ -61,7 +62,7 @@ class Trap implements TrapEngine {
   readonly #finalCounts = new Map<number, bigint>();
   /** Uprobes of the engine by site: who keeps the process alive, and whose counters are in use. */
   readonly #consumers = new Map<number, readonly Consumer[]>();
-  readonly #lingers = availableParallelism() > 1;
+  readonly #spins = availableParallelism() > 1;
   #nextCommand = 1;
   #nextCounter = 0;
   #bell: Bell | undefined;
@@ -268,35 +269,44 @@ class Trap implements TrapEngine {
   /** Call the handlers of the hits that wait, and of those that come soon after; then give the event loop its turn. */
   #serve(): void {
     const { words } = this.#mailbox;
-    Atomics.store(words, WORD.handlersAwake, 1);
+    Atomics.store(words, WORD.handlersAwake, AWAKE.yes);
     const stretch = performance.now() + STRETCH_MS;
     for (;;) {
       let index = this.#mailbox.takePost();
-      if (index < 0 && this.#lingers) index = this.#linger();
+      if (index < 0) index = this.#linger();
       if (index >= 0) {
         this.#handle(index);
         if (performance.now() < stretch) continue;
         setImmediate(() => this.#serve());
         return;
       }
-      Atomics.store(words, WORD.handlersAwake, 0);
+      Atomics.store(words, WORD.handlersAwake, AWAKE.no);
       // a hit posted between the last look and the store did not wake us
       index = this.#mailbox.takePost();
       if (index < 0) return;
-      Atomics.store(words, WORD.handlersAwake, 1);
+      Atomics.store(words, WORD.handlersAwake, AWAKE.yes);
       this.#handle(index);
     }
   }
 
+  /** Wait a little for the next hit: where targets are busy it comes sooner than the event loop could turn. */
   #linger(): number {
-    const limit = performance.now() + LINGER_US / 1000;
+    const { words } = this.#mailbox;
+    const limit = performance.now() + (this.#spins ? SPIN_MS : 0);
     do {
       for (let i = 0; i < 50; i++) {
         const index = this.#mailbox.takePost();
         if (index >= 0) return index;
       }
     } while (performance.now() < limit);
-    return -1;
+    Atomics.store(words, WORD.handlersAwake, AWAKE.napping);
+    let index = this.#mailbox.takePost();
+    if (index < 0) {
+      futexWait(this.#mailbox.wordAddress(WORD.handlersAwake), AWAKE.napping, NAP_MS);
+      index = this.#mailbox.takePost();
+    }
+    Atomics.store(words, WORD.handlersAwake, AWAKE.yes);
+    return index;
   }
 
   #handle(index: number): void {

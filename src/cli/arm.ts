@@ -1,0 +1,143 @@
+/** Registering what was found, for `trace` and `count`. */
+import { registerUprobes } from '../index.js';
+import type { EngineName, HandlerError, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
+import { RefusedError, UprobeError, messageOf } from '../base/errors.js';
+import type { Ending } from './ending.js';
+import { describeRefused } from './places.js';
+import type { Places, RefusedPlace, WantedPlace } from './places.js';
+import { note } from './output.js';
+import { UsageError } from './usage-error.js';
+
+export interface ArmOptions {
+  readonly pids: readonly number[];
+  readonly engine: 'auto' | EngineName;
+  readonly trustPlace: boolean;
+  readonly deadline?: number | undefined;
+  readonly ending: Ending;
+  /** The handlers of a place; none: its hits are counted. */
+  handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler'>;
+}
+
+/** One armed place, and what the user asked for. */
+export interface ArmedPlace {
+  readonly uprobe: Uprobe;
+  readonly wanted: WantedPlace;
+}
+
+export interface Armed {
+  readonly places: readonly ArmedPlace[];
+  unregister(): Promise<void>;
+}
+
+/** Arm everything, or nothing; of a glob, what can be armed. */
+export async function armPlaces(found: Places, options: ArmOptions): Promise<Armed> {
+  const losses = new Losses(options.ending);
+  const refused: RefusedPlace[] = [...found.refused];
+  const groups: Group[] = [];
+  const unregister = async (): Promise<void> => {
+    await Promise.all(groups.map((g) => g.group.unregister()));
+  };
+  try {
+    const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses);
+    await registerWhatCanBe(found.wanted, make, groups, refused);
+  } catch (e) {
+    await unregister();
+    throw e;
+  }
+  const reasons = describeRefused(refused);
+  if (groups.length === 0) throw new UsageError(`nothing can be probed: ${reasons.join('; ')}`);
+  for (const reason of reasons) note(reason);
+  const places = groups.flatMap(({ group, wanted }) =>
+    [...group].map((uprobe, i) => ({ uprobe, wanted: wanted[i]! })),
+  );
+  losses.watch(places);
+  return { places, unregister };
+}
+
+interface Group {
+  readonly group: UprobeGroup;
+  /** In the order of the group. */
+  readonly wanted: readonly WantedPlace[];
+}
+
+/**
+ * As one transaction where that works. Only the arming itself tells that a process has other bytes at a place than
+ * its file (another tool's breakpoint): then halves are tried, down to the place that is refused.
+ */
+async function registerWhatCanBe(
+  wanted: readonly WantedPlace[],
+  make: (wanted: WantedPlace) => UprobeSpec,
+  groups: Group[],
+  refused: RefusedPlace[],
+): Promise<void> {
+  if (wanted.length === 0) return;
+  try {
+    groups.push({ group: await registerUprobes(wanted.map(make)), wanted });
+  } catch (e) {
+    const [first] = wanted;
+    if (!(e instanceof RefusedError) || wanted.every((w) => w.isNamed)) throw inWordsOf(wanted, e);
+    if (wanted.length === 1) {
+      refused.push({ probe: first!.probe, code: e.code, reason: e.refusal.reason });
+      return;
+    }
+    const middle = wanted.length >> 1;
+    await registerWhatCanBe(wanted.slice(0, middle), make, groups, refused);
+    await registerWhatCanBe(wanted.slice(middle), make, groups, refused);
+  }
+}
+
+/** The library counts specs; the user has typed PROBEs. */
+function inWordsOf(wanted: readonly WantedPlace[], e: unknown): unknown {
+  const match = e instanceof UprobeError ? /^specs\[(\d+)\][.\w]*:? /.exec(e.message) : null;
+  const probe = wanted[Number(match?.[1])]?.probe;
+  if (match === null || probe === undefined) return e;
+  return new UsageError(`${probe}: ${messageOf(e).slice(match[0].length)}`);
+}
+
+function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses): UprobeSpec {
+  const { preHandler, postHandler } = options.handlers(wanted);
+  return {
+    ...wanted.place,
+    pathname: wanted.pathname,
+    processes: wanted.pids ?? options.pids,
+    engine: options.engine,
+    trustPlace: options.trustPlace,
+    signal: options.ending.signal,
+    onError: losses.onError,
+    ...(preHandler && { preHandler }),
+    ...(postHandler && { postHandler }),
+    // The library has its own word on return probes.
+    ...(wanted.isReturn && { returnHandler: () => undefined }),
+    ...(options.deadline !== undefined && { deadline: options.deadline }),
+  };
+}
+
+/** Probes that end although nobody asked: a file was changed, an engine failed. When all are gone, so is the run. */
+class Losses {
+  readonly #ending: Ending;
+  readonly #told = new Set<string>();
+  #places: readonly ArmedPlace[] = [];
+  #looking = false;
+
+  constructor(ending: Ending) {
+    this.#ending = ending;
+  }
+
+  watch(places: readonly ArmedPlace[]): void {
+    this.#places = places;
+  }
+
+  readonly onError = ({ kind, error }: HandlerError): void => {
+    const message = messageOf(error);
+    if (!this.#told.has(message) && this.#told.size < 100) note(message);
+    this.#told.add(message);
+    if (kind !== 'uprobe' || this.#looking) return;
+    // Thousands may be lost at once: look when all of them have been told.
+    this.#looking = true;
+    setImmediate(() => {
+      this.#looking = false;
+      const isLost = this.#places.length > 0 && this.#places.every((p) => p.uprobe.state === 'gone');
+      if (isLost) this.#ending.end({ why: 'failed', error: new Error('no probe is left') });
+    });
+  };
+}

@@ -1,0 +1,120 @@
+/** `uprobe count`: how often each place is hit; live on a terminal, at the end a table or JSON lines. */
+import { isatty } from 'node:tty';
+import type { EngineName } from '../index.js';
+import { jsonText } from '../base/escape.js';
+import { LineWriter } from '../outputs/line-writer.js';
+import { LiveLines } from '../outputs/live.js';
+import { table } from '../outputs/table.js';
+import { armPlaces } from './arm.js';
+import type { ArmedPlace } from './arm.js';
+import { Ending } from './ending.js';
+import { openOutput } from './output.js';
+import { findPlaces } from './places.js';
+import { parseProbe } from './probe-spec.js';
+import { run } from './run.js';
+import { chooseTargets } from './targets.js';
+import type { Targets } from './targets.js';
+
+export interface CountOptions {
+  readonly pid?: readonly number[];
+  readonly json?: boolean;
+  /** Milliseconds. */
+  readonly duration?: number;
+  readonly output?: string;
+  readonly engine: 'auto' | EngineName;
+  readonly trustPlace?: boolean;
+}
+
+const REDRAW_MS = 250;
+const COLUMNS = [
+  { title: 'HITS', align: 'right' },
+  { title: 'MISSED', align: 'right' },
+  { title: 'PROBE' },
+] as const;
+
+export async function count(
+  probes: readonly string[],
+  options: CountOptions,
+  command: readonly string[] | undefined,
+): Promise<number> {
+  const specs = probes.map(parseProbe);
+  const targets = chooseTargets(options.pid, command);
+  const ending = new Ending();
+  const { trustPlace = false, engine, output } = options;
+  let fd = -1;
+  return run({
+    targets,
+    duration: options.duration,
+    ending,
+    arm: async (pids) => {
+      const plan = { processes: pids, trustPlace, preHandler: false, postHandler: false };
+      const found = findPlaces(specs, { pids, engine, plan, verify: output !== undefined });
+      fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
+      return armPlaces(found, { pids, engine, trustPlace, ending, handlers: () => ({}) });
+    },
+    started: (places) => live(places, fd, targets, options),
+    finished: (places) => {
+      const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
+      for (const line of options.json === true ? jsonLines(places) : tableLines(places)) lines.line(line);
+      lines.flush();
+    },
+  });
+}
+
+/** Most hits first; what was never hit in the order of the probes. */
+function ranked(places: readonly ArmedPlace[]): ArmedPlace[] {
+  const hits = new Map(places.map((p) => [p, p.uprobe.nhits]));
+  return [...places].sort((a, b) => Number(hits.get(b)! - hits.get(a)!));
+}
+
+function tableLines(places: readonly ArmedPlace[]): string[] {
+  return table(
+    COLUMNS,
+    ranked(places).map(({ uprobe, wanted }) => [String(uprobe.nhits), String(uprobe.nmissed), wanted.probe]),
+  );
+}
+
+function* jsonLines(places: readonly ArmedPlace[]): Iterable<string> {
+  for (const { uprobe, wanted } of places) {
+    const symbol = wanted.symbol ?? uprobe.symbol;
+    yield jsonText({
+      probe: wanted.probe,
+      path: uprobe.module.path,
+      symbol: symbol ?? null,
+      symbolOffset: symbol === undefined ? null : uprobe.symbolOffset,
+      offset: uprobe.offset,
+      // Below 2^53: at a microsecond a hit that is 285 years.
+      hits: Number(uprobe.nhits),
+      missed: Number(uprobe.nmissed),
+    });
+  }
+}
+
+/**
+ * The table while the run lasts. Not where a command writes to the same terminal: drawing in place would take its
+ * lines away.
+ */
+function live(
+  places: readonly ArmedPlace[],
+  fd: number,
+  targets: Targets,
+  options: CountOptions,
+): (() => void) | undefined {
+  const shared = targets.kind === 'command' && (isatty(1) || fd !== 2);
+  if (options.json === true || options.output !== undefined || !isatty(fd) || shared) return undefined;
+  const stream = fd === 2 ? process.stderr : process.stdout;
+  const lines = new LiveLines(fd, () => ({ rows: stream.rows || 24, columns: stream.columns || 80 }));
+  const draw = (): void => {
+    const all = tableLines(places);
+    const fits = all.length <= lines.height;
+    lines.draw(
+      fits ? all : [...all.slice(0, lines.height - 1), `… and ${all.length - lines.height + 1} more`],
+    );
+  };
+  draw();
+  const timer = setInterval(draw, REDRAW_MS);
+  return () => {
+    clearInterval(timer);
+    lines.clear();
+  };
+}

@@ -1,0 +1,274 @@
+/**
+ * From PROBEs to places. A place named for itself is taken as it is (the library says what is wrong with it); a glob
+ * becomes the places that can be armed, and a count of those that cannot, with the reason.
+ */
+import { openModule } from '../index.js';
+import type {
+  EngineName,
+  FunctionInfo,
+  ModuleView,
+  Place,
+  PlacePlan,
+  PlanOptions,
+  Refusal,
+} from '../index.js';
+import { PlaceError } from '../base/errors.js';
+import { globMatcher } from '../base/glob.js';
+import { nearest } from '../base/nearest.js';
+import { placeName } from '../outputs/trace-line.js';
+import { probeText, symbolText } from './probe-spec.js';
+import type { ProbeSpec } from './probe-spec.js';
+import { UsageError } from './usage-error.js';
+
+/** One place to probe. */
+export interface WantedPlace {
+  /** What to type for just this place. */
+  readonly probe: string;
+  readonly pathname: string;
+  readonly place: Place;
+  /** As the user's glob matched it; undefined: as the library names the place. */
+  readonly symbol: string | undefined;
+  /** Undefined: all that were named. */
+  readonly pids: readonly number[] | undefined;
+  readonly isReturn: boolean;
+  /** Refused alone, it is an error; as one of many, it is counted. */
+  readonly isNamed: boolean;
+}
+
+/** A place of a glob that cannot be probed. */
+export interface RefusedPlace {
+  readonly probe: string;
+  readonly code: string;
+  readonly reason: string;
+}
+
+export interface Places {
+  readonly wanted: readonly WantedPlace[];
+  readonly refused: readonly RefusedPlace[];
+}
+
+export interface Question {
+  /** Whose libraries a bare name means; empty: those of a program started from here. */
+  readonly pids: readonly number[];
+  readonly engine: 'auto' | EngineName;
+  readonly plan: PlanOptions;
+  /** Also find out now what is wrong with places named for themselves. */
+  readonly verify: boolean;
+}
+
+type Refuse = (name: string, refusal: Refusal) => void;
+
+/** One function or instruction that a glob matched. */
+interface Match {
+  readonly name: string;
+  readonly place: Place;
+  readonly symbol: string;
+}
+
+export function findPlaces(specs: readonly ProbeSpec[], question: Question): Places {
+  const wanted: WantedPlace[] = [];
+  const refused: RefusedPlace[] = [];
+  for (const spec of specs) {
+    const { place } = spec;
+    if (place.kind === 'glob' || place.kind === 'every') {
+      for (const file of filesOf(spec.pathname, question.pids))
+        addMatches(spec, file, question, wanted, refused);
+    } else {
+      const named = { place: namedPlace(place), probe: spec.text, symbol: undefined, isNamed: true };
+      if (question.verify) verify(spec, named.place, question);
+      for (const pids of groupsOf(spec.pathname, question.pids)) wanted.push({ ...spec, ...named, pids });
+    }
+  }
+  return { wanted, refused };
+}
+
+/** The form the library takes. */
+export function namedPlace(place: Exclude<ProbeSpec['place'], { kind: 'glob' | 'every' }>): Place {
+  if (place.kind === 'offset') return { offset: place.offset };
+  if (place.kind === 'addr') return { addr: place.addr };
+  const { symbol, symbolOffset } = place;
+  return symbolOffset === undefined ? { symbol } : { symbol, symbolOffset };
+}
+
+/** One file, and the processes in which the name means it. */
+interface NamedFile {
+  readonly view: ModuleView;
+  readonly pids: readonly number[] | undefined;
+}
+
+/** A path is one file; a bare name may be another file in each process (containers, RUNPATH). */
+export function filesOf(pathname: string, pids: readonly number[]): NamedFile[] {
+  if (pathname.includes('/') || pids.length === 0) return [{ view: openModule(pathname), pids: undefined }];
+  const files = new Map<string, { view: ModuleView; pids: number[] }>();
+  for (const pid of pids) {
+    const view = openModule(pathname, { processes: pid });
+    const key = `${view.dev}:${view.ino}`;
+    const known = files.get(key);
+    if (known === undefined) files.set(key, { view, pids: [pid] });
+    else {
+      known.pids.push(pid);
+      view.close();
+    }
+  }
+  return [...files.values()];
+}
+
+/** The processes in which a name means one file: each group is a probe of its own. */
+function groupsOf(pathname: string, pids: readonly number[]): (readonly number[] | undefined)[] {
+  if (pids.length < 2) return [undefined];
+  return filesOf(pathname, pids).map((file) => {
+    file.view.close();
+    return file.pids;
+  });
+}
+
+function verify(spec: ProbeSpec, place: Place, question: Question): void {
+  for (const { view } of filesOf(spec.pathname, question.pids)) {
+    try {
+      view.plan(place, question.plan);
+    } finally {
+      view.close();
+    }
+  }
+}
+
+function addMatches(
+  spec: ProbeSpec,
+  { view, pids }: NamedFile,
+  question: Question,
+  wanted: WantedPlace[],
+  refused: RefusedPlace[],
+): void {
+  try {
+    const refuse = (name: string, refusal: Refusal): void =>
+      void refused.push({ probe: probeText(spec.pathname, name), ...refusal });
+    for (const { name, place, symbol } of matchesOf(spec, view, refuse)) {
+      const probe = probeText(spec.pathname, name);
+      const refusal = refusalOf(view, place, question);
+      if (refusal !== undefined) refused.push({ probe, ...refusal });
+      else wanted.push({ ...spec, probe, place, symbol, pids, isNamed: false });
+    }
+  } finally {
+    view.close();
+  }
+}
+
+/** Why a place cannot be probed, if so. */
+export function refusalOf(view: ModuleView, place: Place, question: Question): Refusal | undefined {
+  try {
+    return refusedBy(view.plan(place, question.plan), question.engine);
+  } catch (e) {
+    if (e instanceof PlaceError) return { code: e.code, reason: e.message };
+    throw e;
+  }
+}
+
+/** The refusal of the engine that would be taken. */
+export function refusedBy(plan: PlacePlan, engine: 'auto' | EngineName): Refusal | undefined {
+  if (engine === 'auto')
+    return plan.chosen === undefined ? plan.engines.find((e) => e.refusal)?.refusal : undefined;
+  const asked = plan.engines.find((e) => e.engine === engine);
+  if (asked !== undefined) return asked.refusal;
+  return { code: 'engine-not-available', reason: `there is no ${engine} engine` };
+}
+
+/**
+ * What a PROBE of several places means in a file; `refuse` hears of functions that have no instructions to name.
+ * Throws UsageError when nothing matches.
+ */
+export function matchesOf(spec: ProbeSpec, view: ModuleView, refuse: Refuse): Iterable<Match> {
+  const { place } = spec;
+  if (place.kind === 'glob') return functionMatches(place.glob, place.literal, place.symbolOffset, view);
+  if (place.kind !== 'every') throw new TypeError(`${spec.text} is one place`);
+  if (place.isGlob) return instructionsOf(functionsOf(view, place.symbol), view, refuse);
+  return instructionsOf([functionAt(view, place.symbol)], view, undefined);
+}
+
+function functionMatches(
+  glob: string,
+  literal: string,
+  symbolOffset: number | undefined,
+  view: ModuleView,
+): Match[] {
+  const found = functionsOf(view, glob);
+  // Go's names have stars and brackets of their own: main.(*T).Get
+  const exact = found.filter((f) => f.name === literal || f.aliases.includes(literal));
+  const functions = exact.length > 0 ? exact : found;
+  const times = new Map<string, number>();
+  const matches = globMatcher(glob);
+  // The best of the names that match; the library has put them in the order of usefulness.
+  const nameFor = (f: FunctionInfo): string => [f.name, ...f.aliases].find(matches) ?? f.name;
+  const named = functions.map((f) => ({ f, name: exact.length > 0 ? literal : nameFor(f) }));
+  for (const { name } of named) times.set(name, (times.get(name) ?? 0) + 1);
+  return named.map(({ f, name }) => {
+    const unique = times.get(name) === 1;
+    const past = symbolOffset ?? 0;
+    return {
+      symbol: name,
+      name: unique
+        ? symbolText(name) + (past > 0 ? `+0x${past.toString(16)}` : '')
+        : `@0x${(f.address + BigInt(past)).toString(16)}`,
+      // A name that several functions have means none of them; an address does.
+      place: unique ? { symbol: name, symbolOffset: past } : { addr: f.address + BigInt(past) },
+    };
+  });
+}
+
+function functionsOf(view: ModuleView, glob: string): FunctionInfo[] {
+  const found = [...view.matching(glob)];
+  if (found.length > 0) return found;
+  const letters = glob.replace(/[*?[\]!\\]/g, '');
+  const near = nearest(letters, namesOf(view));
+  const hint =
+    near.length > 0 ? `: there are ${near.join(', ')}` : `; \`uprobe list ${view.path}\` shows them all`;
+  throw new UsageError(`${view.path}: no function matches '${glob}'${hint}`);
+}
+
+function* namesOf(view: ModuleView): Iterable<string> {
+  for (const { name, aliases } of view.functions()) {
+    yield name;
+    yield* aliases;
+  }
+}
+
+/** The function a symbol names; throws the library's own error when there is none. */
+function functionAt(view: ModuleView, symbol: string): FunctionInfo {
+  const { address, offset } = view.plan({ symbol });
+  return { name: symbol, aliases: [], address, offset, size: 0, kind: 'func' };
+}
+
+/** Every instruction once, also where functions overlap. Without `refuse`, a function without any is an error. */
+function* instructionsOf(
+  functions: readonly FunctionInfo[],
+  view: ModuleView,
+  refuse: Refuse | undefined,
+): Iterable<Match> {
+  const seen = new Set<number>();
+  for (const f of functions) {
+    try {
+      for (const { offset, symbolOffset } of view.instructions(f)) {
+        if (seen.has(offset)) continue;
+        seen.add(offset);
+        const name = placeName(symbolText(f.name), symbolOffset, offset);
+        yield { name, symbol: f.name, place: { offset } };
+      }
+    } catch (e) {
+      if (!(e instanceof PlaceError) || refuse === undefined) throw e;
+      refuse(symbolText(f.name), { code: e.code, reason: e.message });
+    }
+  }
+}
+
+/** What a glob could not have, grouped by reason, with an example of each. */
+export function describeRefused(refused: readonly RefusedPlace[]): string[] {
+  const groups = new Map<string, RefusedPlace[]>();
+  for (const place of refused) {
+    const group = groups.get(place.code);
+    if (group === undefined) groups.set(place.code, [place]);
+    else group.push(place);
+  }
+  return [...groups].map(([code, [example, ...more]]) => {
+    const count = more.length === 0 ? '1 place' : `${more.length + 1} places`;
+    return `${count} not probed (${code}), ${more.length === 0 ? '' : 'for example '}${example!.probe}: ${example!.reason}`;
+  });
+}

@@ -1,0 +1,141 @@
+/** The one file that wires the engines to the table. One table for each thread that loads this package. */
+import { onExit } from 'signal-exit';
+import { SpecError, type Refusal } from './base/errors.js';
+import type { EngineName, EngineSink } from './engines/engine.js';
+import { refusalFor } from './engines/trap/refusals.js';
+import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
+import type { EngineOffer } from './probe/engine-choice.js';
+import { openView, type ModuleView, type OpenModuleOptions } from './probe/inspect.js';
+import { register } from './probe/register.js';
+import { checkSpec, checkSpecs, type WantedProcesses } from './probe/spec.js';
+import { Table } from './probe/table.js';
+import { startTarget, type Target } from './probe/target.js';
+import type { SpawnTargetOptions, UprobeSpec } from './probe/types.js';
+import { UprobeGroup } from './probe/uprobe-group.js';
+import { Uprobe, type UprobeModule } from './probe/uprobe.js';
+
+// The engines
+
+let trap: TrapEngine | undefined;
+let sinkOfTrap: EngineSink;
+
+/** Made when it is first needed, and anew after it failed. */
+function trapEngine(): TrapEngine {
+  return (trap ??= createTrapEngine({
+    ...sinkOfTrap,
+    failed: (error) => {
+      trap = undefined;
+      sinkOfTrap.failed(error);
+    },
+  }));
+}
+
+/** What the trap engine cannot do yet is refused before any file is opened. */
+function refuseForTrap(processes: WantedProcesses): Refusal | undefined {
+  if (processes === 'all')
+    return {
+      code: 'needs-processes',
+      reason: 'the trap engine attaches to processes one by one and cannot find those that start elsewhere',
+      remedy: 'Name the processes (processes: pid), or start the program from here (spawnTarget)',
+    };
+  if ('tree' in processes)
+    return {
+      code: 'trees-not-supported',
+      reason: 'the trap engine does not follow the children of a process',
+      remedy: 'Name each process',
+    };
+  return undefined;
+}
+
+const missing = (name: EngineName): EngineOffer => ({
+  name,
+  unavailable: {
+    code: 'engine-not-available',
+    reason: `this version of uprobe has no ${name} engine`,
+    remedy: "Use engine: 'trap', or leave it out",
+  },
+});
+
+/** In the order of preference. */
+function offers(sinkOf: (name: EngineName) => EngineSink): readonly EngineOffer[] {
+  sinkOfTrap = sinkOf('trap');
+  const offered: EngineOffer = {
+    name: 'trap',
+    refuseProcesses: refuseForTrap,
+    canArm: refusalFor,
+    engine: trapEngine,
+  };
+  return [offered, missing('jump'), missing('kernel')];
+}
+
+// Leaving the process
+
+let targets = 0;
+let probed = false;
+let unhook: (() => void) | undefined;
+
+/** While anything is armed or stopped, every way out of this process that can be caught lets the targets go first. */
+function hookExit(): void {
+  const needed = probed || targets > 0;
+  if (needed && unhook === undefined) unhook = onExit(() => trap?.closeSync(), { alwaysLast: true });
+  if (needed || unhook === undefined) return;
+  unhook();
+  unhook = undefined;
+}
+
+const table = new Table(offers, (busy) => {
+  probed = busy;
+  hookExit();
+});
+
+// The public functions
+
+/**
+ * Probe one place. Resolves when it is armed in every process concerned that maps the file, and `pending` where none
+ * does yet. Rejects with SpecError, FileError, PlaceError, ProcessError or RefusedError, and then nothing was changed.
+ */
+export async function registerUprobe(spec: UprobeSpec): Promise<Uprobe> {
+  const [registration] = await register(table, [checkSpec(spec)], { oneFile: true });
+  return registration!.view;
+}
+
+/** Probe any number of places as one transaction: all of them, or none. */
+export async function registerUprobes(specs: Iterable<UprobeSpec>): Promise<UprobeGroup> {
+  return new UprobeGroup(await register(table, checkSpecs(specs)));
+}
+
+/** The same as `uprobe.unregister()`: idempotent, never rejects for a uprobe or a group. */
+export async function unregisterUprobe(uprobe: Uprobe | UprobeGroup): Promise<void> {
+  if (!(uprobe instanceof Uprobe || uprobe instanceof UprobeGroup))
+    throw new SpecError('bad-uprobe', 'unregisterUprobe takes what registerUprobe or registerUprobes returned');
+  await uprobe.unregister();
+}
+
+/** Every uprobe that is registered now, in registration order. */
+export const uprobes = (): readonly Uprobe[] => table.registrations().map((r) => r.view);
+
+/** Every file that is probed now. */
+export const modules = (): readonly UprobeModule[] => table.modules().map((m) => m.view);
+
+/**
+ * Start a program that stops before its first instruction, until `target.resume()`. Like `child_process.spawn` in what
+ * it takes; the command is found by the $PATH of the given environment.
+ */
+export async function spawnTarget(
+  command: string,
+  args: readonly string[] = [],
+  options: SpawnTargetOptions = {},
+): Promise<Target> {
+  const target = await startTarget((request) => trapEngine().spawn(request), command, args, options);
+  targets++;
+  hookExit();
+  void target.exited.then(() => {
+    targets--;
+    hookExit();
+  });
+  return target;
+}
+
+/** Look at a program or library without probing it: its functions, instructions, and what a probe would become. */
+export const openModule = (pathname: string, options: OpenModuleOptions = {}): ModuleView =>
+  openView(pathname, options, table.offers);

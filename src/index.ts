@@ -1,0 +1,45 @@
+/** uprobe: call a function of yours at any instruction of any running program. */
+export {
+  modules,
+  openModule,
+  registerUprobe,
+  registerUprobes,
+  spawnTarget,
+  unregisterUprobe,
+  uprobes,
+} from './compose.js';
+export { FileError, PlaceError, ProcessError, RefusedError, SpecError, UprobeError } from './base/errors.js';
+export { ElfError } from './elf/source.js';
+export { SyscallError } from './linux/syscall-error.js';
+export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';
+export { Target } from './probe/target.js';
+export { Uprobe, UprobeModule } from './probe/uprobe.js';
+export { UprobeGroup } from './probe/uprobe-group.js';
+export { version } from './probe/version.js';
+export type {
+  EnginePlan,
+  FunctionInfo,
+  InstructionInfo,
+  ModuleView,
+  OpenModuleOptions,
+  PlacePlan,
+  PlanOptions,
+} from './probe/inspect.js';
+export type {
+  ArmState,
+  EngineName,
+  ExitStatus,
+  Handler,
+  HandlerError,
+  Hit,
+  Place,
+  PostHit,
+  PreHit,
+  Processes,
+  Refusal,
+  ScalarType,
+  SpawnTargetOptions,
+  TargetStdio,
+  UprobeOptions,
+  UprobeSpec,
+} from './probe/types.js';
