@@ -21,13 +21,28 @@ let sinkOfTrap: EngineSink;
 
 /** Made when it is first needed, and anew after it failed. */
 function trapEngine(): TrapEngine {
-  return (trap ??= createTrapEngine({
+  if (trap !== undefined) return trap;
+  const made = createTrapEngine({
     ...sinkOfTrap,
     failed: (error) => {
-      trap = undefined;
+      leaveWith(undefined);
       sinkOfTrap.failed(error);
     },
-  }));
+  });
+  leaveWith(made);
+  return made;
+}
+
+let unhook: (() => void) | undefined;
+
+/**
+ * As long as there is an engine, every way out of this process that can be caught lets its targets go and ends its
+ * thread: a normal exit would wait forever for a thread that sleeps in the kernel. Nothing is hooked before.
+ */
+function leaveWith(engine: TrapEngine | undefined): void {
+  unhook?.();
+  trap = engine;
+  unhook = engine && onExit(() => engine.closeSync(), { alwaysLast: true });
 }
 
 /** What the trap engine cannot do yet is refused before any file is opened. */
@@ -68,25 +83,7 @@ function offers(sinkOf: (name: EngineName) => EngineSink): readonly EngineOffer[
   return [offered, missing('jump'), missing('kernel')];
 }
 
-// Leaving the process
-
-let targets = 0;
-let probed = false;
-let unhook: (() => void) | undefined;
-
-/** While anything is armed or stopped, every way out of this process that can be caught lets the targets go first. */
-function hookExit(): void {
-  const needed = probed || targets > 0;
-  if (needed && unhook === undefined) unhook = onExit(() => trap?.closeSync(), { alwaysLast: true });
-  if (needed || unhook === undefined) return;
-  unhook();
-  unhook = undefined;
-}
-
-const table = new Table(offers, (busy) => {
-  probed = busy;
-  hookExit();
-});
+const table = new Table(offers);
 
 // The public functions
 
@@ -107,7 +104,10 @@ export async function registerUprobes(specs: Iterable<UprobeSpec>): Promise<Upro
 /** The same as `uprobe.unregister()`: idempotent, never rejects for a uprobe or a group. */
 export async function unregisterUprobe(uprobe: Uprobe | UprobeGroup): Promise<void> {
   if (!(uprobe instanceof Uprobe || uprobe instanceof UprobeGroup))
-    throw new SpecError('bad-uprobe', 'unregisterUprobe takes what registerUprobe or registerUprobes returned');
+    throw new SpecError(
+      'bad-uprobe',
+      'unregisterUprobe takes what registerUprobe or registerUprobes returned',
+    );
   await uprobe.unregister();
 }
 
@@ -121,20 +121,11 @@ export const modules = (): readonly UprobeModule[] => table.modules().map((m) =>
  * Start a program that stops before its first instruction, until `target.resume()`. Like `child_process.spawn` in what
  * it takes; the command is found by the $PATH of the given environment.
  */
-export async function spawnTarget(
+export const spawnTarget = (
   command: string,
   args: readonly string[] = [],
   options: SpawnTargetOptions = {},
-): Promise<Target> {
-  const target = await startTarget((request) => trapEngine().spawn(request), command, args, options);
-  targets++;
-  hookExit();
-  void target.exited.then(() => {
-    targets--;
-    hookExit();
-  });
-  return target;
-}
+): Promise<Target> => startTarget((request) => trapEngine().spawn(request), command, args, options);
 
 /** Look at a program or library without probing it: its functions, instructions, and what a probe would become. */
 export const openModule = (pathname: string, options: OpenModuleOptions = {}): ModuleView =>

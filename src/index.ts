@@ -11,6 +11,7 @@ export {
 export { FileError, PlaceError, ProcessError, RefusedError, SpecError, UprobeError } from './base/errors.js';
 export { ElfError } from './elf/source.js';
 export { SyscallError } from './linux/syscall-error.js';
+export { examineMachine, type Finding } from './linux/examine.js';
 export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';
 export { Target } from './probe/target.js';
 export { Uprobe, UprobeModule } from './probe/uprobe.js';

@@ -42,17 +42,24 @@ void describe('a spec', () => {
       { liveAddr: 4n },
       { pid: 5, liveAddr: 4n, addr: 4n },
     ])
-      assert.throws(() => checkPlace(place), (e) => e instanceof SpecError && e.code === 'bad-place', JSON.stringify(Object.keys(place)));
+      assert.throws(
+        () => checkPlace(place),
+        (e) => e instanceof SpecError && e.code === 'bad-place',
+        JSON.stringify(Object.keys(place)),
+      );
   });
 
   void it('has numbers in range, and addresses that are bigints', () => {
     const { symbol: _, ...rest } = good;
-    for (const offset of [-1, 1.5, NaN, Infinity, '4', 2 ** 60]) assert.equal(codeOf({ ...rest, offset }), 'bad-number');
+    for (const offset of [-1, 1.5, NaN, Infinity, '4', 2 ** 60])
+      assert.equal(codeOf({ ...rest, offset }), 'bad-number');
     for (const addr of [-1n, 1n << 64n, 4, '4']) assert.equal(codeOf({ ...rest, addr }), 'bad-address');
     assert.throws(() => checkSpec({ ...rest, addr: 0x401000 }), /write 0x401000n/);
     for (const symbol of ['', 5, 'a\0b']) assert.equal(withField({ symbol }), 'bad-symbol');
-    for (const deadline of [0, -1, NaN, Infinity, '1', 1e12]) assert.equal(withField({ deadline }), 'bad-deadline');
-    for (const pathname of ['', 5, undefined, 'a\0b', 'x'.repeat(5000)]) assert.equal(withField({ pathname }), 'bad-pathname');
+    for (const deadline of [0, -1, NaN, Infinity, '1', 1e12])
+      assert.equal(withField({ deadline }), 'bad-deadline');
+    for (const pathname of ['', 5, undefined, 'a\0b', 'x'.repeat(5000)])
+      assert.equal(withField({ pathname }), 'bad-pathname');
   });
 
   void it('has no keys nobody knows, and mistyped ones are told', () => {
@@ -75,7 +82,19 @@ void describe('a spec', () => {
     assert.equal(checkSpec(rest).processes, 'all');
     assert.equal(checkSpec({ ...rest, preHandler: () => undefined, processes: 'all' }).processes, 'all');
     assert.deepEqual(checkProcesses({ tree: 5 }), { tree: 5 });
-    for (const processes of [0, -1, 1.5, 1 << 23, 'some', [], [5, 0], {}, { tree: 0 }, { tree: 5, pid: 6 }, null])
+    for (const processes of [
+      0,
+      -1,
+      1.5,
+      1 << 23,
+      'some',
+      [],
+      [5, 0],
+      {},
+      { tree: 0 },
+      { tree: 5, pid: 6 },
+      null,
+    ])
       assert.throws(() => checkProcesses(processes), SpecError);
   });
 

@@ -31,15 +31,23 @@ void describe('a process that shall be probed', () => {
     assert.equal(codeOf(4_194_300), 'no-such-process');
   });
   void it('is not one of the threads of a process; the process is named', () => {
-    const tid = readdirSync('/proc/self/task').map(Number).find((t) => t !== process.pid)!;
+    const tid = readdirSync('/proc/self/task')
+      .map(Number)
+      .find((t) => t !== process.pid)!;
     assert.throws(() => checkProcess(tid), new RegExp(`thread of process ${process.pid}`));
   });
-  void it('is not a thread of the kernel', { skip: codeOf(2) === 'no-such-process' && 'no kernel threads here' }, () => {
-    assert.equal(codeOf(2), 'is-a-kernel-thread');
-  });
+  void it(
+    'is not a thread of the kernel',
+    { skip: codeOf(2) === 'no-such-process' && 'no kernel threads here' },
+    () => {
+      assert.equal(codeOf(2), 'is-a-kernel-thread');
+    },
+  );
   void it('has not ended', async () => {
     // The shell's child ends; the shell, replaced by sleep, never waits for it.
-    const shell = spawn('sh', ['-c', 'true & echo $!; exec sleep 30'], { stdio: ['ignore', 'pipe', 'ignore'] });
+    const shell = spawn('sh', ['-c', 'true & echo $!; exec sleep 30'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
     try {
       const [line] = (await once(shell.stdout, 'data')) as [Buffer];
       const pid = Number(line.toString());

@@ -24,8 +24,10 @@ const lddOf = (program: string, soname: string): string => {
 void describe('the name of a library', () => {
   void it('means every version when it is bare', () => {
     const libc = nameMatcher('libc');
-    for (const name of ['libc', 'libc.so', 'libc.so.6', 'libc-2.31.so', 'ld-musl-x86_64.so.1']) assert.ok(libc(name), name);
-    for (const name of ['libcrypto.so.3', 'libc.a', 'alibc.so.6', 'libc-client.so.2']) assert.ok(!libc(name), name);
+    for (const name of ['libc', 'libc.so', 'libc.so.6', 'libc-2.31.so', 'ld-musl-x86_64.so.1'])
+      assert.ok(libc(name), name);
+    for (const name of ['libcrypto.so.3', 'libc.a', 'alibc.so.6', 'libc-client.so.2'])
+      assert.ok(!libc(name), name);
     assert.ok(nameMatcher('libpython3.11')('libpython3.11.so.1.0'));
   });
   void it('means itself when it is a soname', () => {
@@ -62,7 +64,10 @@ void describe('a name', () => {
     const { program, library } = linkedPair();
     assert.equal(pathOf('liblibrary.so', { command: program }), library);
     assert.equal(pathOf('liblibrary', { command: program }), library);
-    assert.throws(() => pathOf('liblibrary'), (e) => e instanceof FileError && e.code === 'library-not-found');
+    assert.throws(
+      () => pathOf('liblibrary'),
+      (e) => e instanceof FileError && e.code === 'library-not-found',
+    );
   });
 
   void it('is found by LD_LIBRARY_PATH and LD_PRELOAD of the environment that will be', () => {
@@ -76,7 +81,10 @@ void describe('a name', () => {
     const [library = ''] = privateCopies(compileFixture('library'));
     const fake = temporaryDirectory();
     writeFileSync(join(fake, 'liblibrary.so'), '/* GNU ld script */ INPUT(x)');
-    assert.equal(pathOf('liblibrary.so', { env: { LD_LIBRARY_PATH: `${fake}:${dirname(library)}` } }), library);
+    assert.equal(
+      pathOf('liblibrary.so', { env: { LD_LIBRARY_PATH: `${fake}:${dirname(library)}` } }),
+      library,
+    );
   });
 
   void it('is else a program in $PATH', () => {
@@ -85,8 +93,14 @@ void describe('a name', () => {
 
   void it('with a slash is our path, and is not searched for', () => {
     assert.equal(pathOf('/bin/../bin/bash'), '/bin/../bin/bash');
-    assert.throws(() => pathOf('./libc.so.6'), (e) => e instanceof FileError && e.code === 'no-such-file');
-    assert.throws(() => pathOf('/'), (e) => e instanceof FileError && e.code === 'not-a-regular-file');
+    assert.throws(
+      () => pathOf('./libc.so.6'),
+      (e) => e instanceof FileError && e.code === 'no-such-file',
+    );
+    assert.throws(
+      () => pathOf('/'),
+      (e) => e instanceof FileError && e.code === 'not-a-regular-file',
+    );
   });
 
   void it('that is nothing says what was searched and what is near', () => {
@@ -95,34 +109,38 @@ void describe('a name', () => {
   });
 });
 
-void describe('a process with another root', { skip: process.getuid?.() !== 0 && 'needs root for chroot' }, () => {
-  void it('finds its own library, through absolute links in its own root', async () => {
-    const program = compileFixture('stdin_echo', { flags: ['-static'] });
-    const root = temporaryDirectory();
-    copyFileSync(program, join(root, 'program'));
-    mkdirSync(join(root, 'lib'));
-    mkdirSync(join(root, 'real'));
-    copyFileSync(compileFixture('library'), join(root, 'real', 'libother.so.1'));
-    symlinkSync('/real/libother.so.1', join(root, 'lib', 'libother.so.1'));
-    const child = spawn('chroot', [root, '/program'], { stdio: ['pipe', 'pipe', 'ignore'] });
-    try {
-      // It has a root of its own as soon as it echoes.
-      child.stdin.write('x\n');
-      await Promise.race([once(child.stdout, 'data'), new Promise((r) => setTimeout(r, 300))]);
-      const pid = child.pid!;
-      const found = resolveLibrary('libother.so.1', { pid });
-      assert.equal(found.seenAs, '/lib/libother.so.1');
-      assert.equal(found.path, `/proc/${pid}/root/lib/libother.so.1`);
-      found.close();
-      // Our own library of that name is not its.
-      assert.throws(() => resolveLibrary('libssl.so.3', { pid }), FileError);
-      assert.equal(pathOf('program', { pid }), join(root, 'program'));
-      unlinkSync(join(root, 'program'));
-      const deleted = resolveLibrary('program', { pid });
-      assert.match(deleted.path, /map_files/);
-      deleted.close();
-    } finally {
-      child.kill('SIGKILL');
-    }
-  });
-});
+void describe(
+  'a process with another root',
+  { skip: process.getuid?.() !== 0 && 'needs root for chroot' },
+  () => {
+    void it('finds its own library, through absolute links in its own root', async () => {
+      const program = compileFixture('stdin_echo', { flags: ['-static'] });
+      const root = temporaryDirectory();
+      copyFileSync(program, join(root, 'program'));
+      mkdirSync(join(root, 'lib'));
+      mkdirSync(join(root, 'real'));
+      copyFileSync(compileFixture('library'), join(root, 'real', 'libother.so.1'));
+      symlinkSync('/real/libother.so.1', join(root, 'lib', 'libother.so.1'));
+      const child = spawn('chroot', [root, '/program'], { stdio: ['pipe', 'pipe', 'ignore'] });
+      try {
+        // It has a root of its own as soon as it echoes.
+        child.stdin.write('x\n');
+        await Promise.race([once(child.stdout, 'data'), new Promise((r) => setTimeout(r, 300))]);
+        const pid = child.pid!;
+        const found = resolveLibrary('libother.so.1', { pid });
+        assert.equal(found.seenAs, '/lib/libother.so.1');
+        assert.equal(found.path, `/proc/${pid}/root/lib/libother.so.1`);
+        found.close();
+        // Our own library of that name is not its.
+        assert.throws(() => resolveLibrary('libssl.so.3', { pid }), FileError);
+        assert.equal(pathOf('program', { pid }), join(root, 'program'));
+        unlinkSync(join(root, 'program'));
+        const deleted = resolveLibrary('program', { pid });
+        assert.match(deleted.path, /map_files/);
+        deleted.close();
+      } finally {
+        child.kill('SIGKILL');
+      }
+    });
+  },
+);

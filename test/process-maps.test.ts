@@ -57,7 +57,13 @@ void describe('/proc/PID/maps', () => {
   });
 
   void it('refuses what the kernel does not write', () => {
-    for (const line of ['', 'nonsense', '1-2 rwxp 0 0:0', '1-2 r??p 0 0:0 0 x', `${'f'.repeat(17)}-1 r-xp 0 0:0 0`])
+    for (const line of [
+      '',
+      'nonsense',
+      '1-2 rwxp 0 0:0',
+      '1-2 r??p 0 0:0 0 x',
+      `${'f'.repeat(17)}-1 r-xp 0 0:0 0`,
+    ])
       assert.throws(() => parseMaps(`${line}\n`), SyntaxError, line);
   });
 
@@ -70,7 +76,10 @@ void describe('/proc/PID/maps', () => {
   });
 
   void it('says that a process does not exist', () => {
-    assert.throws(() => readMaps(4_194_300), (e) => e instanceof ProcessError && e.code === 'no-such-process');
+    assert.throws(
+      () => readMaps(4_194_300),
+      (e) => e instanceof ProcessError && e.code === 'no-such-process',
+    );
   });
 });
 
@@ -89,19 +98,28 @@ void describe('which mappings belong to a file', () => {
   });
 
   void it('falls back to the name in the root of the process', () => {
-    const stat = (path: string) => (path === '/proc/5/root/usr/bin/cat' ? { dev: 77n, ino: 260131n } : undefined);
+    const stat = (path: string) =>
+      path === '/proc/5/root/usr/bin/cat' ? { dev: 77n, ino: 260131n } : undefined;
     assert.equal(mappingsOf(file, mappings, 5, stat).length, 2);
   });
 
   void it('takes another file with the same inode number for what it is', () => {
-    assert.deepEqual(mappingsOf(file, mappings, 5, () => ({ dev: 78n, ino: 260131n })), []);
-    assert.deepEqual(mappingsOf(file, mappings, 5, () => undefined), []);
+    assert.deepEqual(
+      mappingsOf(file, mappings, 5, () => ({ dev: 78n, ino: 260131n })),
+      [],
+    );
+    assert.deepEqual(
+      mappingsOf(file, mappings, 5, () => undefined),
+      [],
+    );
   });
 
   void it('takes a file of the same name on another layer when stat says that it is the same', () => {
     const other = { ...file, ino: 9n };
     assert.equal(mappingsOf(other, mappings, 5, () => ({ dev: 77n, ino: 9n })).length, 2);
-    assert.deepEqual(mappingsOf({ ...other, path: '/elsewhere' }, mappings, 5, () => ({ dev: 77n, ino: 9n })), []);
+    assert.deepEqual(
+      mappingsOf({ ...other, path: '/elsewhere' }, mappings, 5, () => ({ dev: 77n, ino: 9n })),
+      [],
+    );
   });
 });
-

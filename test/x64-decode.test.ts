@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { asAddress } from '#uprobe/base/address.js';
+import { withExports } from '#uprobe/arch/x64/wasm-exports.js';
 import { x64 } from '#uprobe/arch/x64/x64.js';
 import { Random } from './helpers/random.js';
 import { sectionsOf } from './helpers/x64-text.js';
@@ -110,4 +111,16 @@ test('any bytes are decoded or refused, and decoding them again says the same', 
     assert.deepEqual(x64.decode(instruction.bytes, here), instruction);
     assert.notEqual(x64.format(instruction), '(bad)');
   }
+});
+
+test('a WebAssembly module keeps the exports asked for and no others', () => {
+  // Two functions of type () -> (), exported as "a" and "b".
+  const sections = '010401600000 0303020000 07090201610000016200 01'.replaceAll(' ', '');
+  const module = Buffer.from(`0061736d01000000${sections}0a070202000b02000b`, 'hex');
+  const kept = withExports(module, new Set(['b', 'c']));
+  assert.equal(kept.toString('hex').includes('070501016200010a07'), true);
+  assert.equal(kept.length, module.length - 4);
+  const bare = Buffer.from('0061736d01000000', 'hex');
+  assert.equal(withExports(bare, new Set(['b'])), bare);
+  assert.throws(() => withExports(module.subarray(0, 24), new Set()), RangeError);
 });

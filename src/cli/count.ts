@@ -67,11 +67,18 @@ function ranked(places: readonly ArmedPlace[]): ArmedPlace[] {
   return [...places].sort((a, b) => Number(hits.get(b)! - hits.get(a)!));
 }
 
+/** What a glob matched and nobody ran is only counted: it may be thousands of places. */
 function tableLines(places: readonly ArmedPlace[]): string[] {
-  return table(
-    COLUMNS,
-    ranked(places).map(({ uprobe, wanted }) => [String(uprobe.nhits), String(uprobe.nmissed), wanted.probe]),
+  const shown = ranked(places).filter(
+    (p) => p.wanted.isNamed || p.uprobe.nhits > 0n || p.uprobe.nmissed > 0n,
   );
+  const rows = shown.map(({ uprobe, wanted }) => [
+    String(uprobe.nhits),
+    String(uprobe.nmissed),
+    wanted.probe,
+  ]);
+  const idle = places.length - shown.length;
+  return idle === 0 ? table(COLUMNS, rows) : [...table(COLUMNS, rows), `${idle} more places were not hit`];
 }
 
 function* jsonLines(places: readonly ArmedPlace[]): Iterable<string> {

@@ -19,10 +19,20 @@ export interface Status {
 export function exitAs({ code, signal }: Status): number {
   if (signal === null) return code ?? 0;
   if (mayDieOf(signal)) {
-    process.removeAllListeners(signal);
+    takeDefault(signal);
     process.kill(process.pid, signal);
   }
   return 128 + constants.signals[signal];
+}
+
+/** Node ignores SIGPIPE and starts its debugger at SIGUSR1; after the last listener has gone, libuv sets SIG_DFL. */
+function takeDefault(signal: NodeJS.Signals): void {
+  try {
+    process.on(signal, () => undefined);
+  } catch {
+    return; // SIGKILL, SIGSTOP: they cannot be caught, and need not be
+  }
+  process.removeAllListeners(signal);
 }
 
 /** Not where our own core file would replace the command's. */

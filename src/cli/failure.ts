@@ -1,5 +1,5 @@
 /** What a failure means for the exit status. */
-import { FileError, PlaceError, ProcessError, RefusedError, SpecError } from '../base/errors.js';
+import { FileError, PlaceError, ProcessError, RefusedError, SpecError, UprobeError } from '../base/errors.js';
 import { UsageError } from './usage-error.js';
 
 /** A process that cannot be named at all, in contrast to one that may not be traced by this user. */
@@ -13,8 +13,11 @@ const WRONG_PROCESS = new Set([
   'is-a-zombie',
 ]);
 
+/** By name: the class is the library's, which must not be loaded to say that an option is wrong. */
+const isElfError = (e: unknown): boolean => e instanceof UprobeError && e.name === 'ElfError';
+
 export function exitStatusOf(e: unknown): 1 | 2 {
   if (e instanceof UsageError || e instanceof SpecError || e instanceof PlaceError) return 2;
-  if (e instanceof FileError || e instanceof RefusedError) return 2;
+  if (e instanceof FileError || e instanceof RefusedError || isElfError(e)) return 2;
   return e instanceof ProcessError && WRONG_PROCESS.has(e.code) ? 2 : 1;
 }

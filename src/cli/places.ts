@@ -12,7 +12,7 @@ import type {
   PlanOptions,
   Refusal,
 } from '../index.js';
-import { PlaceError } from '../base/errors.js';
+import { PlaceError, RefusedError } from '../base/errors.js';
 import { globMatcher } from '../base/glob.js';
 import { nearest } from '../base/nearest.js';
 import { placeName } from '../outputs/trace-line.js';
@@ -125,7 +125,8 @@ function groupsOf(pathname: string, pids: readonly number[]): (readonly number[]
 function verify(spec: ProbeSpec, place: Place, question: Question): void {
   for (const { view } of filesOf(spec.pathname, question.pids)) {
     try {
-      view.plan(place, question.plan);
+      const refusal = refusedBy(view.plan(place, question.plan), question.engine);
+      if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
     } finally {
       view.close();
     }

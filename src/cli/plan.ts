@@ -54,11 +54,11 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
         const refuse = (name: string, refusal: { code: string; reason: string }): void =>
           void refused.push({ probe: probeText(spec.pathname, name), path: view.path, refusal });
         for (const match of matchesOf(spec, view, refuse)) {
-          yield answer(view, probeText(spec.pathname, match.name), match.place, options);
+          yield answerFor(view, probeText(spec.pathname, match.name), match.place, options);
         }
         yield* refused;
       } else {
-        yield answer(view, spec.text, namedPlace(place), options);
+        yield answerFor(view, spec.text, namedPlace(place), options);
       }
     } finally {
       view.close();
@@ -66,7 +66,7 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
   }
 }
 
-function answer(view: ModuleView, probe: string, place: Place, options: PlanOptions): Answer {
+function answerFor(view: ModuleView, probe: string, place: Place, options: PlanOptions): Answer {
   const { post = false, trustPlace = false } = options;
   try {
     return { probe, plan: view.plan(place, { trustPlace, preHandler: !post, postHandler: post }) };
@@ -81,9 +81,9 @@ const isPossible = (a: Answer, options: PlanOptions): boolean =>
   'plan' in a && refusedBy(a.plan, options.engine) === undefined;
 
 /** `engine`: what would be taken. */
-function engineOf(plan: PlacePlan, options: PlanOptions): EngineName | undefined {
-  if (options.engine === 'auto') return plan.chosen;
-  return refusedBy(plan, options.engine) === undefined ? options.engine : undefined;
+function engineOf(found: PlacePlan, options: PlanOptions): EngineName | undefined {
+  if (options.engine === 'auto') return found.chosen;
+  return refusedBy(found, options.engine) === undefined ? options.engine : undefined;
 }
 
 function textLines(a: Answer, options: PlanOptions): string[] {

@@ -62,6 +62,10 @@ export async function trace(
         },
       });
     },
+    started: () => {
+      tracer?.begin();
+      return undefined;
+    },
     finished: (places) => {
       tracer?.finish(places.reduce((sum, p) => sum + p.uprobe.nmissed, 0n));
     },
@@ -81,8 +85,8 @@ class Tracer {
   readonly #args: readonly TraceArgument[];
   readonly #options: TraceOptions;
   readonly #ending: Ending;
-  /** Where the text's clock begins: the probes are about to be armed. */
-  readonly #start = process.hrtime.bigint();
+  /** Where the text's clock begins: everything is armed. What was hit before that is at 0. */
+  #start: bigint | undefined;
   #left: number;
   #written = 0;
 
@@ -120,7 +124,12 @@ class Tracer {
       kind: this.#options.post === true ? 'post' : 'pre',
     };
     if (this.#options.json === true) return jsonFormat(probe, this.#args);
-    return textFormat(probe, this.#args, this.#start);
+    return textFormat(probe, this.#args, () => this.#start);
+  }
+
+  /** The processes go on. */
+  begin(): void {
+    this.#start = process.hrtime.bigint();
   }
 
   finish(missed: bigint): void {

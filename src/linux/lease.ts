@@ -1,6 +1,8 @@
 /**
  * fcntl(2) leases: the kernel tells us before somebody else opens a file for writing or truncates it, and holds
- * that opener back until we gave the lease up (at most /proc/sys/fs/lease-break-time, 45 s).
+ * that opener back until we gave the lease up (at most /proc/sys/fs/lease-break-time, 45 s). A limit: our own process
+ * is held back like any other, so opening such a file for writing synchronously on the main thread waits that long,
+ * for the listener cannot run meanwhile.
  */
 import { isMainThread } from 'node:worker_threads';
 import { syscall } from './ffi.js';

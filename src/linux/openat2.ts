@@ -33,7 +33,13 @@ export class RootDirectory {
    */
   open(path: string): number {
     const memory = arguments_(path);
-    const result = syscall(NR_OPENAT2, this.#fd, memory.address + OPEN_HOW_SIZE, memory.address, OPEN_HOW_SIZE);
+    const result = syscall(
+      NR_OPENAT2,
+      this.#fd,
+      memory.address + OPEN_HOW_SIZE,
+      memory.address,
+      OPEN_HOW_SIZE,
+    );
     return check(result, `openat2(${path})`, result === -38 ? 'openat2 needs Linux 5.6' : undefined);
   }
 

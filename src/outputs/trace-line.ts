@@ -43,12 +43,16 @@ export interface ShownHit {
 
 export type LineFormat = (hit: ShownHit, values: readonly ShownValue[]) => string;
 
-/** Lines for people: seconds since `start`, process/thread, command, place, arguments. */
-export function textFormat(probe: ShownProbe, args: readonly ShownArgument[], start: bigint): LineFormat {
+/** Lines for people: seconds since the start (0 before there is one), process/thread, command, place, arguments. */
+export function textFormat(
+  probe: ShownProbe,
+  args: readonly ShownArgument[],
+  start: () => bigint | undefined,
+): LineFormat {
   const label = escapeText(probe.label);
   const names = args.map((a) => `${escapeText(a.name)}=`);
   return (hit, values) => {
-    let line = `${secondsSince(start, hit.time)}  ${hit.pid}/${hit.tid}  ${escapeText(hit.comm)}  ${label}`;
+    let line = `${secondsSince(start(), hit.time)}  ${hit.pid}/${hit.tid}  ${escapeText(hit.comm)}  ${label}`;
     for (let i = 0; i < args.length; i++) {
       line += `${i === 0 ? '  ' : ' '}${names[i]}${textValue(args[i]!, values[i])}`;
     }
@@ -73,9 +77,9 @@ export function jsonFormat(probe: ShownProbe, args: readonly ShownArgument[]): L
   };
 }
 
-/** Microseconds as `12.345678`, right-aligned. A hit before `start` (the clock was read later) is at 0. */
-function secondsSince(start: bigint, time: bigint): string {
-  const micros = Math.max(0, Math.floor(Number(time - start) / 1000));
+/** Microseconds as `12.345678`, right-aligned. */
+function secondsSince(start: bigint | undefined, time: bigint): string {
+  const micros = start === undefined || time < start ? 0 : Math.floor(Number(time - start) / 1000);
   const seconds = Math.floor(micros / 1e6);
   return `${String(seconds).padStart(5)}.${String(micros - seconds * 1e6).padStart(6, '0')}`;
 }

@@ -15,8 +15,10 @@ export interface Boundaries {
   readonly extent: Extent;
   /** Offsets from `extent.start`. */
   readonly starts: Uint32Array;
-  /** The offset at which decoding failed; the extent's length when it did not. */
+  /** The offset at which decoding failed or was left off; the extent's length when it did neither. */
   readonly end: number;
+  /** Nothing was left off. */
+  readonly whole: boolean;
 }
 
 /** Bytes of text read at once: neighbouring functions come with one read. */
@@ -38,6 +40,7 @@ export class CodeFile {
   readonly #frames: () => EhFrame;
   readonly #kept = new Map<number, Boundaries>();
   #window: { readonly address: number; readonly bytes: Uint8Array } | undefined;
+  #lastAt: { readonly address: VirtualAddress; readonly found: ElfFunction | undefined } | undefined;
   #debugFile: DebugFile | undefined;
   #searches = 0;
   #index: ReadonlyMap<string, ElfSymbol | 'ask'> | undefined;
@@ -77,7 +80,11 @@ export class CodeFile {
   bytesAt(address: VirtualAddress, length: number): Uint8Array {
     if (length > WINDOW) return this.image.readUpTo(address, length, 'text');
     let window = this.#window;
-    if (window === undefined || address < window.address || address + length > window.address + window.bytes.length) {
+    if (
+      window === undefined ||
+      address < window.address ||
+      address + length > window.address + window.bytes.length
+    ) {
       window = { address, bytes: this.image.readUpTo(address, WINDOW, 'text') };
       this.#window = window;
     }
@@ -90,9 +97,15 @@ export class CodeFile {
     return this.arch.decode(this.bytesAt(address, this.arch.maxInstruction), address);
   }
 
+  /** As `symbols.at`; asked twice about each place. */
+  functionAt(address: VirtualAddress): ElfFunction | undefined {
+    if (this.#lastAt?.address !== address) this.#lastAt = { address, found: this.symbols.at(address) };
+    return this.#lastAt.found;
+  }
+
   /** The function or range of code around an address, by symbols, else by the unwind tables. */
   extentAt(address: VirtualAddress): Extent | undefined {
-    const covering = this.symbols.at(address);
+    const covering = this.functionAt(address);
     if (covering !== undefined && covering.size > 0) return sized(covering.address, covering.size);
     const frame = this.#frames().extentAt(address);
     if (covering === undefined || (frame !== undefined && frame.start >= covering.address)) return frame;
@@ -108,12 +121,19 @@ export class CodeFile {
     return { start, end: asAddress(Math.min(...ends.filter((e) => e !== undefined))) };
   }
 
-  /** Decode an extent from its start. */
-  boundaries(extent: Extent): Boundaries {
+  /**
+   * Decode an extent from its start. `reach`: the offset that is asked about, where only what leads to it matters. Who
+   * asks again for the same extent gets, and lets us keep, the whole.
+   */
+  boundaries(extent: Extent, reach = Infinity): Boundaries {
     const known = this.#kept.get(extent.start);
-    if (known !== undefined && known.extent.end === extent.end) return known;
-    const code = this.bytesAt(extent.start, Math.min(extent.end - extent.start, LONGEST_EXTENT));
-    const found = { extent, ...this.arch.boundaries(code, extent.start) };
+    const length = Math.min(extent.end - extent.start, LONGEST_EXTENT);
+    // What holds `reach` and the one behind it are complete then, whatever is cut off at the end.
+    const wanted = known === undefined ? Math.min(length, reach + 2 * this.arch.maxInstruction) : length;
+    if (known !== undefined && known.extent.end === extent.end && (known.whole || reach < known.end))
+      return known;
+    const code = this.bytesAt(extent.start, wanted);
+    const found = { extent, ...this.arch.boundaries(code, extent.start), whole: wanted === length };
     if (this.#kept.size >= MOST_KEPT) this.#kept.clear();
     this.#kept.set(extent.start, found);
     return found;
@@ -123,6 +143,7 @@ export class CodeFile {
   forget(): void {
     this.#kept.clear();
     this.#window = undefined;
+    this.#lastAt = undefined;
     this.#index = undefined;
     this.#searches = 0;
   }

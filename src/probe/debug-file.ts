@@ -41,6 +41,7 @@ function provenImage(candidate: DebugCandidate, file: OpenedFile): ElfImage | un
 function checksum(file: OpenedFile): number {
   if (file.size > LARGEST_CHECKED) return NaN;
   let crc = 0;
-  for (let at = 0; at < file.size; at += PIECE) crc = crc32(file.read(at, Math.min(PIECE, file.size - at)), crc);
+  for (let at = 0; at < file.size; at += PIECE)
+    crc = crc32(file.read(at, Math.min(PIECE, file.size - at)), crc);
   return crc;
 }

@@ -60,7 +60,9 @@ function refusalOf(offer: EngineOffer, need: Need): Refusal | undefined {
   const processes = need.processes && offer.refuseProcesses?.(need.processes);
   if (processes !== undefined) return processes;
   const { instruction, displaced, consumers } = need;
-  const site = displaced.ok ? { template: displaced.template } : { template: undefined, refusal: displaced.refusal };
+  const site = displaced.ok
+    ? { template: displaced.template }
+    : { template: undefined, refusal: displaced.refusal };
   return offer.canArm?.({ instruction, ...site }, consumers);
 }
 
@@ -86,7 +88,10 @@ export function refuseProcesses(
   if (preferredEngine(wanted, offers, processes) !== undefined) return undefined;
   const refusals = offers
     .filter((o) => wanted === 'auto' || o.name === wanted)
-    .map((o) => ({ exists: o.unavailable === undefined, refusal: o.unavailable ?? o.refuseProcesses?.(processes) }));
+    .map((o) => ({
+      exists: o.unavailable === undefined,
+      refusal: o.unavailable ?? o.refuseProcesses?.(processes),
+    }));
   // What an engine that exists says is worth more than that another does not.
   const { refusal } = refusals.find((r) => r.exists) ?? refusals[0] ?? {};
   return refusal ?? { code: 'engine-not-available', reason: `there is no ${wanted} engine` };

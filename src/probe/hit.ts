@@ -106,7 +106,10 @@ export class HitView implements Hit {
     const at = BigInt.asUintN(64, regs.sp + 8n * BigInt(n - 5));
     const bytes = raw.read(at, 8);
     if (bytes === undefined)
-      throw new UprobeError('not-readable', `argument ${n} would be on the stack at ${hex(at)}, which is not readable`);
+      throw new UprobeError(
+        'not-readable',
+        `argument ${n} would be on the stack at ${hex(at)}, which is not readable`,
+      );
     return view(bytes).getBigUint64(0, true);
   }
 
@@ -120,7 +123,10 @@ export class HitView implements Hit {
     const raw = this.#live();
     const length = SIZES[type];
     if (length === undefined)
-      throw new UprobeError('bad-type', `read: ${String(type)} is not one of ${Object.keys(SIZES).join(', ')}`);
+      throw new UprobeError(
+        'bad-type',
+        `read: ${type as string} is not one of ${Object.keys(SIZES).join(', ')}`,
+      );
     const bytes = raw.read(toAddress(address), length);
     return bytes === undefined ? undefined : scalar(view(bytes), type);
   }
@@ -141,7 +147,8 @@ export class HitView implements Hit {
 
   write(address: bigint, bytes: Uint8Array): void {
     const raw = this.#live();
-    if (!(bytes instanceof Uint8Array)) throw new UprobeError('bad-bytes', 'write: the bytes must be a Uint8Array');
+    if (!(bytes instanceof Uint8Array))
+      throw new UprobeError('bad-bytes', 'write: the bytes must be a Uint8Array');
     if (!raw.alive())
       throw new UprobeError(
         'deadline-passed',
@@ -153,7 +160,16 @@ export class HitView implements Hit {
 
 const view = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-const SIZES: Readonly<Record<ScalarType, number>> = { u8: 1, i8: 1, u16: 2, i16: 2, u32: 4, i32: 4, u64: 8, i64: 8 };
+const SIZES: Readonly<Record<ScalarType, number>> = {
+  u8: 1,
+  i8: 1,
+  u16: 2,
+  i16: 2,
+  u32: 4,
+  i32: 4,
+  u64: 8,
+  i64: 8,
+};
 
 function scalar(bytes: DataView, type: ScalarType): bigint {
   switch (type) {
@@ -179,7 +195,7 @@ function scalar(bytes: DataView, type: ScalarType): bigint {
 /** The bytes before the first NUL, at most `max`. Page by page: a string may end just before memory does. */
 function readTerminated(raw: RawHit, address: bigint, max: number): Uint8Array | undefined {
   const parts: Uint8Array[] = [];
-  for (let done = 0; done < max; ) {
+  for (let done = 0; done < max;) {
     const at = address + BigInt(done);
     const length = Math.min(max - done, Number(PAGE - (at % PAGE)));
     const bytes = raw.read(at, length);
@@ -201,10 +217,16 @@ function toAddress(address: bigint): bigint {
 
 function requireIndex(what: string, n: number, count: number): void {
   if (!Number.isInteger(n) || n < 0 || n >= count)
-    throw new UprobeError('bad-argument-number', `${what}(${String(n)}): the number must be from 0 to ${count - 1}`);
+    throw new UprobeError(
+      'bad-argument-number',
+      `${what}(${String(n)}): the number must be from 0 to ${count - 1}`,
+    );
 }
 
 function requireLength(what: string, length: number): void {
   if (!Number.isInteger(length) || length < 0 || length > LONGEST_READ)
-    throw new UprobeError('bad-length', `${what}: the length must be from 0 to ${LONGEST_READ}, not ${String(length)}`);
+    throw new UprobeError(
+      'bad-length',
+      `${what}: the length must be from 0 to ${LONGEST_READ}, not ${String(length)}`,
+    );
 }

@@ -154,7 +154,8 @@ class View implements ModuleView {
     const { image } = this.#code;
     const offset = image.addressToOffset(address);
     if (offset === undefined || image.executableAt(offset) === undefined) return undefined;
-    const [name, ...aliases] = symbols.length === 1 ? [displayName(symbols[0]!)] : new Set(symbols.map(displayName));
+    const [name, ...aliases] =
+      symbols.length === 1 ? [displayName(symbols[0]!)] : new Set(symbols.map(displayName));
     const kind = symbols.some((s) => s.kind === 'ifunc') ? 'ifunc' : 'func';
     return { name: name!, aliases, address: BigInt(address), offset, size, kind };
   }
@@ -208,5 +209,13 @@ class View implements ModuleView {
 function consumerLike({ preHandler = true, postHandler = false, processes }: PlanOptions) {
   const wanted: WantedProcesses = processes === undefined ? [] : checkProcesses(processes);
   const plain = wanted === 'all' ? wanted : 'tree' in wanted ? [wanted.tree] : wanted;
-  return { id: 0, processes: plain, pre: preHandler, post: postHandler, fault: false, return: false, deadline: 1000 };
+  return {
+    id: 0,
+    processes: plain,
+    pre: preHandler,
+    post: postHandler,
+    fault: false,
+    return: false,
+    deadline: 1000,
+  };
 }

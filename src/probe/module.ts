@@ -79,13 +79,17 @@ export class ProbedModule {
 
   /** To be called with the lock held and before anything is armed: throws FileError when the file was changed. */
   requireUnchanged(): void {
-    if (this.gone !== undefined) throw this.gone;
+    this.#requireNotGone();
     this.#watch ??= watchFile(
       this.code.file,
       () => this.#changed(),
       () => this.#lookAgain(),
     );
     this.#lookAgain();
+    this.#requireNotGone();
+  }
+
+  #requireNotGone(): void {
     if (this.gone !== undefined) throw this.gone;
   }
 
@@ -185,7 +189,10 @@ async function applyRemoval(engine: Engine, changes: readonly SiteChange[]): Pro
   try {
     await engine.apply(changes);
   } catch (e) {
-    process.emitWarning(`the ${engine.name} engine could not take probes out: ${messageOf(e)}`, 'UprobeWarning');
+    process.emitWarning(
+      `the ${engine.name} engine could not take probes out: ${messageOf(e)}`,
+      'UprobeWarning',
+    );
   }
 }
 

@@ -46,7 +46,7 @@ const startsByName = (spot: Spot): boolean => spot.label === spot.address;
 
 function nameOf(code: CodeFile, spot: Spot): { symbol: string | undefined; symbolOffset: number } {
   if (spot.symbol !== undefined) return { symbol: spot.symbol, symbolOffset: spot.symbolOffset ?? 0 };
-  const covering = code.symbols.at(spot.address);
+  const covering = code.functionAt(spot.address);
   if (covering === undefined) return { symbol: undefined, symbolOffset: 0 };
   return { symbol: mainName(covering), symbolOffset: spot.address - covering.address };
 }
@@ -77,13 +77,19 @@ function locateOffset(code: CodeFile, offset: number, addr: bigint | undefined):
 function addressOf(code: CodeFile, offset: number): VirtualAddress {
   const address = code.image.offsetToAddress(offset);
   if (address !== undefined) return address;
-  const beyond = offset >= code.file.size ? `the file has only ${hex(code.file.size)} bytes` : 'no segment loads it';
-  throw placeError('offset-not-mapped', code, `offset ${hex(offset)} is never in memory: ${beyond}. ${textRanges(code)}`);
+  const beyond =
+    offset >= code.file.size ? `the file has only ${hex(code.file.size)} bytes` : 'no segment loads it';
+  throw placeError(
+    'offset-not-mapped',
+    code,
+    `offset ${hex(offset)} is never in memory: ${beyond}. ${textRanges(code)}`,
+  );
 }
 
 function linkAddress(code: CodeFile, addr: bigint): VirtualAddress {
   const address = asAddress(Number(addr));
-  if (addr <= BigInt(Number.MAX_SAFE_INTEGER) && code.image.addressToOffset(address) !== undefined) return address;
+  if (addr <= BigInt(Number.MAX_SAFE_INTEGER) && code.image.addressToOffset(address) !== undefined)
+    return address;
   const inMemoryOnly = code.image.segments.some((s) => address >= s.vaddr && address < s.vaddr + s.memsz);
   throw placeError(
     'address-not-in-file',
@@ -100,7 +106,11 @@ function liveOffset(code: CodeFile, pid: number, liveAddr: bigint): number {
   const at = Number(liveAddr);
   const mapping = mappings.find((m) => at >= m.start && at < m.end);
   if (mapping === undefined)
-    throw placeError('live-address-unmapped', code, `nothing is mapped at ${hex(liveAddr)} in process ${pid}`);
+    throw placeError(
+      'live-address-unmapped',
+      code,
+      `nothing is mapped at ${hex(liveAddr)} in process ${pid}`,
+    );
   if (mappingsOf(code.file, [mapping], pid).length === 0)
     throw placeError(
       'live-address-elsewhere',
@@ -142,7 +152,8 @@ function locateSymbol(code: CodeFile, name: string, symbolOffset: number): Spot 
       `${name}+${hex(symbolOffset)} is outside ${name}, which is ${hex(symbol.size)} bytes long. ` +
         `Give { addr: ${hex(address)}n } where you mean that place all the same`,
     );
-  const extent = symbol.size > 0 ? { start: symbol.address, end: asAddress(symbol.address + symbol.size) } : undefined;
+  const extent =
+    symbol.size > 0 ? { start: symbol.address, end: asAddress(symbol.address + symbol.size) } : undefined;
   return { address, symbol: name, symbolOffset, label: symbol.address, ...(extent && { extent }) };
 }
 
@@ -175,11 +186,17 @@ function symbolNotFound(code: CodeFile, name: string): PlaceError {
 
 function notCode(code: CodeFile, name: string, symbol: ElfSymbol): PlaceError {
   const what = symbol.kind === 'object' ? 'a variable' : 'not in its code';
-  return placeError('not-executable', code, `${name} is ${what} (at ${hex(symbol.address)}): only code can be probed`);
+  return placeError(
+    'not-executable',
+    code,
+    `${name} is ${what} (at ${hex(symbol.address)}): only code can be probed`,
+  );
 }
 
 function ambiguous(code: CodeFile, name: string, symbols: readonly ElfSymbol[]): PlaceError {
-  const places = symbols.slice(0, MOST_LISTED).map((s) => `${displayName(s)} at ${hex(s.address)} (${s.binding})`);
+  const places = symbols
+    .slice(0, MOST_LISTED)
+    .map((s) => `${displayName(s)} at ${hex(s.address)} (${s.binding})`);
   const more = symbols.length > MOST_LISTED ? ` and ${symbols.length - MOST_LISTED} more` : '';
   return placeError(
     'ambiguous-symbol',
@@ -209,7 +226,8 @@ function implementations(code: CodeFile, name: string): string[] {
   const stems = [bare, ...(bare === 'memcpy' ? ['memmove'] : [])];
   const found = new Set<string>();
   for (const other of code.symbols.names())
-    if (!other.includes('_chk') && stems.some((stem) => other.replace(/^_+/, '').startsWith(`${stem}_`))) found.add(other);
+    if (!other.includes('_chk') && stems.some((stem) => other.replace(/^_+/, '').startsWith(`${stem}_`)))
+      found.add(other);
   return [...found].sort().slice(0, 2 * MOST_LISTED);
 }
 
@@ -223,8 +241,8 @@ function requireStart(code: CodeFile, spot: Spot, trustPlace: boolean): void {
     throw unknownStart(code, spot.address, 'no symbol and no unwind entry covers it');
   }
   if (extent.start === spot.address) return;
-  const boundaries = code.boundaries(extent);
   const at = spot.address - extent.start;
+  const boundaries = code.boundaries(extent, at);
   const index = lastAtOrBelow(boundaries.starts, at);
   if (boundaries.starts[index] === at) return;
   if (at >= boundaries.end) {
@@ -272,7 +290,7 @@ function middle(code: CodeFile, address: VirtualAddress, boundaries: Boundaries,
 
 function describeInstruction(code: CodeFile, address: VirtualAddress): string {
   const instruction = code.instructionAt(address);
-  const covering = code.symbols.at(address);
+  const covering = code.functionAt(address);
   const name = covering === undefined ? '' : `${mainName(covering)}+${hex(address - covering.address)}: `;
   const offset = code.image.addressToOffset(address);
   return `${hex(address)} (offset ${hex(offset ?? 0)}, ${name}${instruction ? code.arch.format(instruction) : '?'})`;
@@ -287,8 +305,14 @@ const unknownStart = (code: CodeFile, address: VirtualAddress, why: string): Pla
   );
 
 function notAnInstruction(code: CodeFile, address: VirtualAddress): PlaceError {
-  const bytes = Buffer.from(code.bytesAt(address, 8)).toString('hex').replace(/..(?=.)/g, '$& ');
-  return placeError('not-an-instruction', code, `the bytes at ${hex(address)} (${bytes}) are no x86-64 instruction`);
+  const bytes = Buffer.from(code.bytesAt(address, 8))
+    .toString('hex')
+    .replace(/..(?=.)/g, '$& ');
+  return placeError(
+    'not-an-instruction',
+    code,
+    `the bytes at ${hex(address)} (${bytes}) are no x86-64 instruction`,
+  );
 }
 
 const placeError = (code: string, file: CodeFile, message: string): PlaceError =>

@@ -132,10 +132,15 @@ function requireOneFile(wishes: readonly Wish[]): void {
   );
 }
 
-const pidList = (processes: ProcessSet): string => (processes === 'all' ? 'all processes' : `pid ${processes.join(', ')}`);
+const pidList = (processes: ProcessSet): string =>
+  processes === 'all' ? 'all processes' : `pid ${processes.join(', ')}`;
 
 /** With all modules locked: from wishes to armed uprobes, or to nothing at all. */
-async function arm(table: Table, wishes: readonly Wish[], modules: readonly ProbedModule[]): Promise<Registration[]> {
+async function arm(
+  table: Table,
+  wishes: readonly Wish[],
+  modules: readonly ProbedModule[],
+): Promise<Registration[]> {
   throwIfAborted(wishes.map((w) => w.spec));
   for (const module of modules) module.requireUnchanged();
   const draft = new Draft(table);
@@ -216,7 +221,9 @@ class Draft {
         module: module.facts,
         offset: place.offset,
         instruction: place.instruction,
-        ...(displaced.ok ? { template: displaced.template } : { template: undefined, refusal: displaced.refusal }),
+        ...(displaced.ok
+          ? { template: displaced.template }
+          : { template: undefined, refusal: displaced.refusal }),
       },
       engine,
     );
@@ -237,7 +244,8 @@ class Draft {
     const need = { instruction: place.instruction, displaced, consumers, processes: spec.processes };
     const choice = chooseEngine(spec.engine, this.#table.offers, need);
     if ('engine' in choice) return choice.engine;
-    const what = place.symbol === undefined ? hex(place.offset) : `${place.symbol}+${hex(place.symbolOffset)}`;
+    const what =
+      place.symbol === undefined ? hex(place.offset) : `${place.symbol}+${hex(place.symbolOffset)}`;
     const text = module.code.arch.format(place.instruction);
     throw new RefusedError(`${module.path}:${what} (${text})`, choice.refusal);
   }

@@ -251,8 +251,33 @@ export class PtRegs {
 
 /** The names of all registers, in the order people print them. */
 export const REGISTER_NAMES = [
-  'ax', 'bx', 'cx', 'dx', 'si', 'di', 'bp', 'sp', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15', 'ip', 'flags',
-  'origAx', 'cs', 'ss', 'ds', 'es', 'fs', 'gs', 'fsBase', 'gsBase',
+  'ax',
+  'bx',
+  'cx',
+  'dx',
+  'si',
+  'di',
+  'bp',
+  'sp',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+  'ip',
+  'flags',
+  'origAx',
+  'cs',
+  'ss',
+  'ds',
+  'es',
+  'fs',
+  'gs',
+  'fsBase',
+  'gsBase',
 ] as const satisfies readonly (keyof PtRegs)[];
 
 /** A register's name. */

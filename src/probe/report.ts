@@ -4,7 +4,13 @@ import type { Registration } from './registration.js';
 import type { ArmState, HandlerError } from './types.js';
 
 /** A handler threw, or the uprobe ended by itself. Without an onError: a warning of the process, once per uprobe. */
-export function reportError(registration: Registration, kind: HandlerError['kind'], pid: number, tid: number, error: unknown): void {
+export function reportError(
+  registration: Registration,
+  kind: HandlerError['kind'],
+  pid: number,
+  tid: number,
+  error: unknown,
+): void {
   const { onError } = registration.spec;
   if (onError !== undefined) {
     guarded(() => onError({ uprobe: registration.view, kind, pid, tid, error }));

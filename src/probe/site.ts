@@ -56,7 +56,8 @@ export class Site {
     if (known?.state === report.state && known.refusal?.code === report.refusal?.code) return false;
     // A process nobody named is forgotten when it is gone: nothing grows with the processes ever seen.
     const isNamed = this.registrations.some((r) => r.names(report.pid));
-    if (report.state === 'gone' && !isNamed) this.#reports = this.#reports.filter((r) => r.pid !== report.pid);
+    if (report.state === 'gone' && !isNamed)
+      this.#reports = this.#reports.filter((r) => r.pid !== report.pid);
     else if (at < 0) this.#reports.push(report);
     else this.#reports[at] = report;
     return true;

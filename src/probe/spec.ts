@@ -121,7 +121,10 @@ function checkKeys(fields: Fields, what: string): void {
 /** A path or a bare name, as a string that the kernel would take. */
 export function checkPathname(pathname: unknown, what = 'pathname'): string {
   if (typeof pathname !== 'string' || pathname === '')
-    throw wrong('bad-pathname', `${what} must be a path, a library's or a program's name, not ${describe(pathname)}`);
+    throw wrong(
+      'bad-pathname',
+      `${what} must be a path, a library's or a program's name, not ${describe(pathname)}`,
+    );
   if (pathname.includes('\0')) throw wrong('bad-pathname', `${what} contains a NUL character`);
   if (Buffer.byteLength(pathname) > LONGEST_PATH)
     throw wrong('bad-pathname', `${what} is longer than ${LONGEST_PATH} bytes, which no path may be`);
@@ -144,7 +147,8 @@ export function checkPlace(place: unknown, what = 'place'): Place {
     const hint = near === undefined ? '' : `: did you mean ${near}?`;
     throw wrong('unknown-key', `${what} has an unknown key ${JSON.stringify(stranger)}${hint}`);
   }
-  const has = (...names: string[]): boolean => keys.every((k) => names.includes(k)) && fields[names[0]!] !== undefined;
+  const has = (...names: string[]): boolean =>
+    keys.every((k) => names.includes(k)) && fields[names[0]!] !== undefined;
   if (has('symbol', 'symbolOffset')) return symbolPlace(fields, what);
   if (has('offset', 'addr')) return offsetPlace(fields, what);
   if (has('addr')) return { addr: addressOf(fields['addr'], `${what}.addr`) };
@@ -160,7 +164,8 @@ function symbolPlace(fields: Fields, what: string): Place {
   const symbol = fields['symbol'];
   if (typeof symbol !== 'string' || symbol === '' || symbol.length > LONGEST_SYMBOL || symbol.includes('\0'))
     throw wrong('bad-symbol', `${what}.symbol must be a symbol's name, not ${describe(symbol)}`);
-  if (symbol.endsWith('%return')) throw new RefusedError(`${what}.symbol ${JSON.stringify(symbol)}`, RETURN_REFUSAL);
+  if (symbol.endsWith('%return'))
+    throw new RefusedError(`${what}.symbol ${JSON.stringify(symbol)}`, RETURN_REFUSAL);
   const symbolOffset = fields['symbolOffset'];
   if (symbolOffset === undefined) return { symbol };
   return { symbol, symbolOffset: sizeOf(symbolOffset, `${what}.symbolOffset`) };
@@ -173,7 +178,8 @@ function offsetPlace(fields: Fields, what: string): Place {
 }
 
 function livePlace(fields: Fields, what: string): Place {
-  if (fields['pid'] === undefined) throw wrong('bad-place', `${what}.liveAddr needs the pid it is an address in`);
+  if (fields['pid'] === undefined)
+    throw wrong('bad-place', `${what}.liveAddr needs the pid it is an address in`);
   return {
     pid: pidOf(fields['pid'], `${what}.pid`),
     liveAddr: addressOf(fields['liveAddr'], `${what}.liveAddr`),
@@ -188,7 +194,8 @@ function sizeOf(value: unknown, what: string): number {
 
 function addressOf(value: unknown, what: string): bigint {
   if (typeof value !== 'bigint') {
-    const hint = typeof value === 'number' && Number.isSafeInteger(value) ? `: write 0x${value.toString(16)}n` : '';
+    const hint =
+      typeof value === 'number' && Number.isSafeInteger(value) ? `: write 0x${value.toString(16)}n` : '';
     throw wrong('bad-address', `${what} must be a bigint, not ${describe(value)}${hint}`);
   }
   if (value < 0n || value >= 1n << 64n)
@@ -219,7 +226,8 @@ export function checkProcesses(value: unknown, what = 'processes'): WantedProces
   if (typeof value === 'number') return [pidOf(value, what)];
   if (value instanceof Target) return [value.pid];
   if (Array.isArray(value)) {
-    if (value.length === 0) throw wrong('no-processes', `${what} is an empty list: no process would be probed`);
+    if (value.length === 0)
+      throw wrong('no-processes', `${what} is an empty list: no process would be probed`);
     return [...new Set((value as unknown[]).map((pid, i) => pidOf(pid, `${what}[${i}]`)))];
   }
   if (typeof value === 'object' && value !== null && Object.keys(value).join() === 'tree')
@@ -233,7 +241,10 @@ export function checkProcesses(value: unknown, what = 'processes'): WantedProces
 function engineOf(value: unknown, what: string): 'auto' | EngineName {
   if (value === undefined) return 'auto';
   if (value === 'auto' || value === 'trap' || value === 'jump' || value === 'kernel') return value;
-  throw wrong('bad-engine', `${what}.engine must be 'auto', 'trap', 'jump' or 'kernel', not ${describe(value)}`);
+  throw wrong(
+    'bad-engine',
+    `${what}.engine must be 'auto', 'trap', 'jump' or 'kernel', not ${describe(value)}`,
+  );
 }
 
 function deadlineOf(value: unknown, what: string): number {
@@ -248,7 +259,8 @@ function deadlineOf(value: unknown, what: string): number {
 
 function booleanOf(value: unknown, what: string): boolean {
   if (value === undefined) return false;
-  if (typeof value !== 'boolean') throw wrong('bad-boolean', `${what} must be true or false, not ${describe(value)}`);
+  if (typeof value !== 'boolean')
+    throw wrong('bad-boolean', `${what} must be true or false, not ${describe(value)}`);
   return value;
 }
 

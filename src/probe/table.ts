@@ -143,4 +143,3 @@ const leave = (registration: Registration): void => {
 };
 
 const keyOf = ({ dev, ino }: { readonly dev: bigint; readonly ino: bigint }): string => `${dev}:${ino}`;
-

@@ -61,7 +61,10 @@ export class Target implements AsyncDisposable {
 function signalNumber(signal: NodeJS.Signals | number): number {
   const number = typeof signal === 'number' ? signal : osConstants.signals[signal];
   if (!Number.isInteger(number) || number < 0 || number > 64)
-    throw new SpecError('bad-signal', `kill: ${JSON.stringify(signal)} is not a signal: give a name like 'SIGTERM'`);
+    throw new SpecError(
+      'bad-signal',
+      `kill: ${JSON.stringify(signal)} is not a signal: give a name like 'SIGTERM'`,
+    );
   return number;
 }
 
@@ -109,12 +112,20 @@ function programFile(command: string, path: string | undefined, cwd: string): st
   const found = findProgram(command, path, cwd);
   if (found !== undefined && statSync(found).isFile()) return found;
   if (!command.includes('/'))
-    throw spawnError('ENOENT', command, 'there is no such program in $PATH. Give its path, or set PATH in env');
+    throw spawnError(
+      'ENOENT',
+      command,
+      'there is no such program in $PATH. Give its path, or set PATH in env',
+    );
   const file = resolvePath(cwd, command);
   const stat = statSync(file, { throwIfNoEntry: false });
   if (stat === undefined) throw spawnError('ENOENT', command, `${file} does not exist`);
   if (stat.isDirectory()) throw spawnError('EACCES', command, `${file} is a directory`);
-  throw spawnError('EACCES', command, `${file} may not be executed by this user: chmod +x it, or give another program`);
+  throw spawnError(
+    'EACCES',
+    command,
+    `${file} may not be executed by this user: chmod +x it, or give another program`,
+  );
 }
 
 const spawnError = (code: string, command: string, why: string): FileError =>
@@ -122,7 +133,8 @@ const spawnError = (code: string, command: string, why: string): FileError =>
 
 function requireDirectory(cwd: string): void {
   try {
-    if (!statSync(cwd).isDirectory()) throw new FileError('ENOTDIR', `spawn: ENOTDIR: cwd ${cwd} is not a directory`);
+    if (!statSync(cwd).isDirectory())
+      throw new FileError('ENOTDIR', `spawn: ENOTDIR: cwd ${cwd} is not a directory`);
     accessSync(cwd, constants.X_OK);
   } catch (e) {
     if (e instanceof UprobeError) throw e;
@@ -141,7 +153,11 @@ function environmentList(env: Readonly<Record<string, string | undefined>>): str
   const list: string[] = [];
   for (const [key, value] of Object.entries(env)) {
     if (value === undefined) continue;
-    if (key === '' || key.includes('=')) throw new SpecError('bad-argument', `spawnTarget: ${JSON.stringify(key)} is no environment variable's name`);
+    if (key === '' || key.includes('='))
+      throw new SpecError(
+        'bad-argument',
+        `spawnTarget: ${JSON.stringify(key)} is no environment variable's name`,
+      );
     list.push(`${requireText(key, 'an env name')}=${requireText(value, `env.${key}`, true)}`);
   }
   return list;

@@ -79,7 +79,11 @@ export class Uprobe implements AsyncDisposable {
 
   toJSON(): object {
     const { id, offset, symbol, symbolOffset, state } = this;
-    const counts = { nhits: String(this.nhits), nmissed: String(this.nmissed), nerrors: String(this.nerrors) };
+    const counts = {
+      nhits: String(this.nhits),
+      nmissed: String(this.nmissed),
+      nerrors: String(this.nerrors),
+    };
     return { id, path: this.module.path, offset, symbol, symbolOffset, state, ...counts };
   }
 }

@@ -17,7 +17,8 @@ const MAX_ANCESTORS = 4096;
 
 /** Throws ProcessError unless `pid` is a process of user space that can be probed and is none of ours. */
 export function checkProcess(pid: number): void {
-  if (pid === 1) throw refused('is-init', pid, 'process 1 is never probed: the machine (or container) lives by it');
+  if (pid === 1)
+    throw refused('is-init', pid, 'process 1 is never probed: the machine (or container) lives by it');
   if (pid === process.pid)
     throw refused('is-ourselves', pid, `process ${pid} is this one, and a tracer cannot stop itself`);
   const status = readStatus(pid);
@@ -25,14 +26,20 @@ export function checkProcess(pid: number): void {
   const who = `process ${pid} (${status.name})`;
   if (status.tgid !== pid)
     throw refused('is-a-thread', pid, `${pid} is a thread of process ${status.tgid}: name that process`);
-  if (status.kernel) throw refused('is-a-kernel-thread', pid, `${who} is a thread of the kernel and maps no file`);
+  if (status.kernel)
+    throw refused('is-a-kernel-thread', pid, `${who} is a thread of the kernel and maps no file`);
   if (status.state === 'Z' || status.state === 'X')
     throw refused('is-a-zombie', pid, `${who} has ended; only its parent has not taken notice yet`);
   if (ancestors().includes(pid))
-    throw refused('is-our-ancestor', pid, `${who} is an ancestor of this one: stopping it could stop us for good`);
+    throw refused(
+      'is-our-ancestor',
+      pid,
+      `${who} is an ancestor of this one: stopping it could stop us for good`,
+    );
 }
 
-const refused = (code: string, pid: number, message: string): ProcessError => new ProcessError(code, pid, message);
+const refused = (code: string, pid: number, message: string): ProcessError =>
+  new ProcessError(code, pid, message);
 
 function readStatus(pid: number): Status | undefined {
   const stat = readProc(`/proc/${pid}/stat`);
@@ -62,7 +69,7 @@ function readProc(path: string): string | undefined {
 /** Our parent, its parent, and so on. Read anew each time: a parent that ends hands us to another. */
 function ancestors(): number[] {
   const found: number[] = [];
-  for (let pid = process.ppid; pid > 0 && found.length < MAX_ANCESTORS; ) {
+  for (let pid = process.ppid; pid > 0 && found.length < MAX_ANCESTORS;) {
     found.push(pid);
     const stat = readProc(`/proc/${pid}/stat`);
     pid = stat === undefined ? 0 : Number(statFields(stat)[1] ?? 0);

@@ -18,7 +18,8 @@ function stemOf(name: string): string | undefined {
 }
 
 /** musl's C library and dynamic linker are one file (ldso/dynlink.c). */
-const isMuslLibc = (wanted: string, name: string): boolean => wanted === 'libc' && /^ld-musl-[\w]+\.so\.1$/.test(name);
+const isMuslLibc = (wanted: string, name: string): boolean =>
+  wanted === 'libc' && /^ld-musl-[\w]+\.so\.1$/.test(name);
 
 /** Version numbers of a soname for sorting, the highest first. */
 export function byVersion(a: string, b: string): number {
@@ -31,4 +32,5 @@ export function byVersion(a: string, b: string): number {
   return 0;
 }
 
-const versionOf = (name: string): number[] => (/\.so\.([\d.]+)$/.exec(name)?.[1] ?? '').split('.').map(Number);
+const versionOf = (name: string): number[] =>
+  (/\.so\.([\d.]+)$/.exec(name)?.[1] ?? '').split('.').map(Number);

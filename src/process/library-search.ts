@@ -86,7 +86,8 @@ class Search implements LibrarySearch {
   #needed(stem: string): OpenedFile | undefined {
     const matches = nameMatcher(stem);
     const interp = this.#context.program?.image.interp;
-    if (interp !== undefined && matches(interp.slice(interp.lastIndexOf('/') + 1))) return this.#openLibrary(interp);
+    if (interp !== undefined && matches(interp.slice(interp.lastIndexOf('/') + 1)))
+      return this.#openLibrary(interp);
     const queue: Requester[] = this.#program === undefined ? [] : [this.#program];
     const seen = new Set<string>();
     for (let at = 0; at < queue.length && seen.size < MOST_LIBRARIES; at++) {

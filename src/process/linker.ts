@@ -17,7 +17,11 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** For whom a name is resolved: a live process, or a program that will be started from here. */
 export type LinkContext =
   | { readonly pid: number }
-  | { readonly command?: string | undefined; readonly env?: Environment | undefined; readonly cwd?: string | undefined };
+  | {
+      readonly command?: string | undefined;
+      readonly env?: Environment | undefined;
+      readonly cwd?: string | undefined;
+    };
 
 /** execvp(3): what glibc searches when PATH is not set. */
 const DEFAULT_PATH = '/bin:/usr/bin';

@@ -37,12 +37,13 @@ const MAX_LINES = 1 << 20;
 const DELETED = ' (deleted)';
 
 // fs/proc/task_mmu.c, show_vma_header_prefix: fixed fields, one space each, then the path padded to column 73.
-const LINE = /^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16}) ([0-9a-f]+):([0-9a-f]+) ([0-9]+)(?: +(.*))?$/;
+const LINE =
+  /^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16}) ([0-9a-f]+):([0-9a-f]+) ([0-9]+)(?: +(.*))?$/;
 
 /** Parse the text of a maps file. Lines that are not as the kernel writes them are an error, never skipped. */
 export function parseMaps(text: string): Mapping[] {
   const mappings: Mapping[] = [];
-  for (let at = 0; at < text.length; ) {
+  for (let at = 0; at < text.length;) {
     const end = text.indexOf('\n', at);
     const line = text.slice(at, end < 0 ? text.length : end);
     at = end < 0 ? text.length : end + 1;
@@ -56,7 +57,8 @@ export function parseMaps(text: string): Mapping[] {
 
 function parseLine(line: string): Mapping {
   const m = LINE.exec(line);
-  if (m === null) throw new SyntaxError(`not a line of /proc/PID/maps: ${JSON.stringify(line.slice(0, 120))}`);
+  if (m === null)
+    throw new SyntaxError(`not a line of /proc/PID/maps: ${JSON.stringify(line.slice(0, 120))}`);
   const [, start, end, perms, offset, major, minor, ino, rest = ''] = m as unknown as string[];
   const deleted = rest.endsWith(DELETED);
   return {
@@ -93,7 +95,9 @@ export function readMaps(pid: number): Mapping[] {
   try {
     return parseMaps(text);
   } catch (e) {
-    throw new ProcessError('bad-maps', pid, `/proc/${pid}/maps cannot be understood: ${messageOf(e)}`, { cause: e });
+    throw new ProcessError('bad-maps', pid, `/proc/${pid}/maps cannot be understood: ${messageOf(e)}`, {
+      cause: e,
+    });
   }
 }
 

@@ -62,7 +62,7 @@ export class OpenedFile {
   /** Exactly `length` bytes at `offset`. */
   read(offset: number, length: number): Uint8Array {
     const bytes = Buffer.allocUnsafeSlow(length);
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const n = this.#readSome(bytes, done, offset + done);
       if (n === 0)
         throw new FileError(
@@ -97,7 +97,10 @@ const stampOf = ({ size, mtimeNs, ctimeNs }: BigIntStats): FileStamp => ({ size,
 
 function notRegular(path: string, stat: BigIntStats): FileError {
   const kind = stat.isDirectory() ? 'a directory' : stat.isFIFO() ? 'a pipe' : 'not a regular file';
-  return new FileError('not-a-regular-file', `${path} is ${kind}: give the path of a program or shared library`);
+  return new FileError(
+    'not-a-regular-file',
+    `${path} is ${kind}: give the path of a program or shared library`,
+  );
 }
 
 function cannotOpen(path: string, e: unknown): FileError {
@@ -105,7 +108,9 @@ function cannotOpen(path: string, e: unknown): FileError {
     case 'ENOENT':
       return new FileError('no-such-file', `${path} does not exist`, { cause: e });
     case 'ENOTDIR':
-      return new FileError('no-such-file', `${path} does not exist: a part of the path is not a directory`, { cause: e });
+      return new FileError('no-such-file', `${path} does not exist: a part of the path is not a directory`, {
+        cause: e,
+      });
     case 'EACCES':
     case 'EPERM':
       return new FileError(
@@ -114,7 +119,9 @@ function cannotOpen(path: string, e: unknown): FileError {
         { cause: e },
       );
     case 'ENXIO':
-      return new FileError('not-a-regular-file', `${path} is a pipe or socket, not a program or library`, { cause: e });
+      return new FileError('not-a-regular-file', `${path} is a pipe or socket, not a program or library`, {
+        cause: e,
+      });
     default:
       return new FileError('file-unreadable', `${path} cannot be opened: ${messageOf(e)}`, { cause: e });
   }

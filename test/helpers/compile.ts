@@ -26,6 +26,8 @@ export interface CompileOptions {
   compiler?: 'gcc' | 'g++';
   /** Behind the sources: `-lm`, or paths of libraries. */
   libs?: readonly string[];
+  /** Where the sources are, from the repository's root; default test/fixtures. */
+  directory?: string;
 }
 
 /** Tests run from build/test/…: the repository's root is the nearest directory above with a package.json. */
@@ -44,28 +46,29 @@ const fixtures = join(repositoryRoot, 'test', 'fixtures');
 const cache = join(repositoryRoot, 'build', 'fixtures');
 
 /** The sources called NAME, whatever their endings: `instructions` is instructions.c and instructions.s together. */
-function sourcesOf(name: string): string[] {
-  const sources = readdirSync(fixtures)
+function sourcesOf(name: string, directory: string): string[] {
+  const sources = readdirSync(directory)
     .filter((file) => file === name || (parse(file).name === name && /\.(c|cc|s|S)$/.test(file)))
     .toSorted()
-    .map((file) => join(fixtures, file));
-  if (sources.length === 0) throw new Error(`no fixture called ${name} in ${fixtures}`);
+    .map((file) => join(directory, file));
+  if (sources.length === 0) throw new Error(`no source called ${name} in ${directory}`);
   return sources;
 }
 
 function ownFlags(source: string): string[] {
   const line = /compile-flags:(.*?)(?:\*\/)?$/m.exec(readFileSync(source, 'utf8').slice(0, 1000));
   const words = line?.[1]?.trim().split(/\s+/) ?? [];
-  return words.filter((word) => word !== '').map((word) => word.replaceAll('{dir}', fixtures));
+  return words.filter((word) => word !== '').map((word) => word.replaceAll('{dir}', dirname(source)));
 }
 
 /** Everything the result may depend on: the command, the sources, headers and version scripts, libraries linked in. */
 function hashOf(command: readonly string[], sources: readonly string[], libs: readonly string[]): string {
   const hash = createHash('sha256').update(JSON.stringify(command));
-  const shared = readdirSync(fixtures).filter((file) => /\.(h|map|ld)$/.test(file));
+  const beside = dirname(sources[0] ?? fixtures);
+  const shared = readdirSync(beside).filter((file) => /\.(h|map|ld)$/.test(file));
   const files = [
     ...sources,
-    ...shared.map((file) => join(fixtures, file)),
+    ...shared.map((file) => join(beside, file)),
     ...libs.filter((l) => existsSync(l)),
   ];
   for (const file of files) hash.update(`\0${file}\0`).update(readFileSync(file));
@@ -86,7 +89,7 @@ function run(command: string, args: readonly string[]): void {
  * `libNAME.so` when the flags say -shared). The path is shared by all who ask for the same: probe a `privateCopy`.
  */
 export function compileFixture(name: string, options: CompileOptions = {}): string {
-  const sources = sourcesOf(name);
+  const sources = sourcesOf(name, options.directory ? join(repositoryRoot, options.directory) : fixtures);
   const compiler = options.compiler ?? (sources.some((s) => s.endsWith('.cc')) ? 'g++' : 'gcc');
   const flags = [...new Set(sources.flatMap(ownFlags)), ...(options.flags ?? [])];
   const libs = options.libs ?? [];

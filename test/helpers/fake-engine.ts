@@ -1,6 +1,14 @@
 /** An engine that arms nothing: it remembers what it was told, and hits come from the test. */
 import type { Refusal } from '#uprobe/base/errors.js';
-import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange, Verdict } from '#uprobe/engines/engine.js';
+import type {
+  ArmReport,
+  Consumer,
+  Engine,
+  EngineSink,
+  RawHit,
+  SiteChange,
+  Verdict,
+} from '#uprobe/engines/engine.js';
 import type { EngineOffer } from '#uprobe/probe/engine-choice.js';
 import { register } from '#uprobe/probe/register.js';
 import { checkSpecs } from '#uprobe/probe/spec.js';
@@ -87,9 +95,12 @@ export class FakeEngine implements Engine {
 
   /** A thread arrives at the place of `uprobe`. */
   hit(uprobe: Uprobe | number, hit: FakeHit): Verdict {
-    const siteId = typeof uprobe === 'number' ? uprobe : this.siteOf(uprobe);
-    return this.#sink.hit({
-      siteId,
+    return this.#sink.hit(this.rawHit(uprobe, hit));
+  }
+
+  rawHit(uprobe: Uprobe | number, hit: FakeHit): RawHit {
+    return {
+      siteId: typeof uprobe === 'number' ? uprobe : this.siteOf(uprobe),
       phase: 'pre',
       pid: process.pid,
       tid: hit.pid ?? process.pid,
@@ -100,12 +111,13 @@ export class FakeEngine implements Engine {
       write: () => undefined,
       alive: () => true,
       ...hit,
-    });
+    };
   }
 
   siteOf(uprobe: Uprobe): number {
     for (const changes of this.applied)
-      for (const { site, consumers } of changes) if (consumers.some((c) => c.id === uprobe.id)) return site.id;
+      for (const { site, consumers } of changes)
+        if (consumers.some((c) => c.id === uprobe.id)) return site.id;
     throw new Error(`uprobe ${uprobe.id} was never armed`);
   }
 }
@@ -114,8 +126,8 @@ export interface FakeSystem {
   readonly table: Table;
   readonly engine: FakeEngine;
   readonly busy: boolean[];
-  registerAll(specs: Iterable<UprobeSpec>): Promise<UprobeGroup>;
-  registerOne(spec: UprobeSpec): Promise<Uprobe>;
+  readonly registerAll: (specs: Iterable<UprobeSpec>) => Promise<UprobeGroup>;
+  readonly registerOne: (spec: UprobeSpec) => Promise<Uprobe>;
 }
 
 /** A table of its own with a fake trap engine. */
@@ -129,7 +141,9 @@ export function fakeSystem(): FakeSystem {
         {
           name: 'trap',
           refuseProcesses: (p) =>
-            typeof p === 'object' && 'tree' in p ? { code: 'trees-not-supported', reason: 'no trees' } : undefined,
+            typeof p === 'object' && 'tree' in p
+              ? { code: 'trees-not-supported', reason: 'no trees' }
+              : undefined,
           canArm: () => made.canArm(),
           engine: () => made,
         },

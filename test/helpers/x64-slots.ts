@@ -55,7 +55,8 @@ export function someRegisters(random: Random): bigint[] {
     () => BigInt(random.below(64)),
     () => random.pick(edges),
     () => random.u64(),
-    () => BigInt(SITE + random.below(SIZE)),
+    // Code, but not the instruction itself: a jump there would not end.
+    () => BigInt(SITE + 0x1000 + random.below(0x1000)),
   ];
   const regs = Array.from({ length: 16 }, () => random.pick([make[0], make[0], ...make] as typeof make)());
   regs[RSP] = BigInt(STACK + 0x800 + 16 * random.below(0x80) + (random.once(8) ? random.below(16) : 0));

@@ -2,7 +2,7 @@
  * The few functions of iced-x86's WebAssembly module that we need, called directly. Its own JavaScript is 900 KB
  * of classes and enumerations that cost 20 ms of every start to read; and it allocates an object, to be freed by
  * hand, for every value. Here one decoder and one instruction live as long as the process and nothing else is
- * allocated, but for what `displacementAt` and `format` free again.
+ * allocated, but for what `ipRelativeAt` and `format` free again.
  *
  * The module's calling convention is that of wasm-bindgen 0.2: arrays are handed over as (pointer, length) of
  * memory from `__wbindgen_malloc`, results that do not fit one value are written at a pointer given first.
@@ -11,6 +11,7 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { UprobeError } from '../../base/errors.js';
+import { withExports } from './wasm-exports.js';
 
 /** What we use of the global of that name: @types/node 20 leaves it to the browser's types. */
 declare const WebAssembly: {
@@ -43,6 +44,29 @@ interface Exports {
   fastformatter_set_uppercaseHex(formatter: number, value: number): void;
   fastformatter_set_ripRelativeAddresses(formatter: number, value: number): void;
 }
+
+const EXPORTS: Readonly<Record<keyof Exports, true>> = {
+  memory: true,
+  __wbindgen_malloc: true,
+  __wbindgen_free: true,
+  __wbg_constantoffsets_free: true,
+  decoder_new: true,
+  decoder_set_position: true,
+  decoder_set_ip: true,
+  decoder_decodeOut: true,
+  decoder_getConstantOffsets: true,
+  constantoffsets_displacementOffset: true,
+  instruction_new: true,
+  instruction_code: true,
+  instruction_length: true,
+  instruction_isPrivileged: true,
+  instruction_isIpRelMemoryOperand: true,
+  fastformatter_new: true,
+  fastformatter_format: true,
+  fastformatter_set_useHexPrefix: true,
+  fastformatter_set_uppercaseHex: true,
+  fastformatter_set_ripRelativeAddresses: true,
+};
 
 /** Bytes that can be loaded at once. */
 export const WINDOW = 0x1_0000;
@@ -151,8 +175,20 @@ export function iced(): Iced {
 
 function load(): Iced {
   const path = createRequire(import.meta.url).resolve('iced-x86/iced_x86_bg.wasm');
+  let cause: unknown;
+  try {
+    const made = new Iced(instantiate(readFileSync(path)));
+    if (passesSelfTest(made)) return made;
+  } catch (e) {
+    cause = e;
+  }
+  const message = `${path} is not the release of iced-x86 this program was written for: install iced-x86 1.21.0`;
+  throw new UprobeError('wrong-decoder', message, { cause });
+}
+
+function instantiate(bytes: Buffer): Exports {
   // V8 compiles each function when it is first called (its default since version 11): compiling all takes 50 ms.
-  const module = new WebAssembly.Module(readFileSync(path));
+  const module = new WebAssembly.Module(withExports(bytes, new Set(Object.keys(EXPORTS))));
   const imports: Record<string, Record<string, () => never>> = {};
   for (const { module: from, name } of WebAssembly.Module.imports(module)) {
     // All of them make JavaScript objects for functions we do not call, or throw.
@@ -160,22 +196,13 @@ function load(): Iced {
       throw new Error(`iced-x86 failed in ${name}`);
     };
   }
-  const instance = new WebAssembly.Instance(module, imports);
-  return selfTest(path, () => new Iced(instance.exports as Exports));
+  return new WebAssembly.Instance(module, imports).exports as Exports;
 }
 
 /** `mov dword ptr [rip+0x12345678],1`: its length and displacement prove the calling convention. */
 const SELF_TEST = Uint8Array.of(0xc7, 0x05, 0x78, 0x56, 0x34, 0x12, 1, 0, 0, 0);
 
-function selfTest(path: string, make: () => Iced): Iced {
-  let cause: unknown;
-  try {
-    const made = make();
-    made.load(SELF_TEST);
-    if (made.next() === SELF_TEST.length && made.ipRelativeAt() === 2) return made;
-  } catch (e) {
-    cause = e;
-  }
-  const message = `${path} is not the release of iced-x86 this program was written for: install iced-x86 1.21.0`;
-  throw new UprobeError('wrong-decoder', message, { cause });
+function passesSelfTest(made: Iced): boolean {
+  made.load(SELF_TEST);
+  return made.next() === SELF_TEST.length && made.ipRelativeAt() === 2;
 }

@@ -346,10 +346,8 @@ export class Tracer implements StopListener {
     this.#cpu.hit(thread);
     const { want } = arm;
     if (want === undefined || thread.process !== thread.process.space.owner) return this.#runDisplaced(thread, arm);
-    if (!want.handlers) {
-      for (const counter of want.counters) this.mailbox.counters[counter]!++;
-      return this.#runDisplaced(thread, arm);
-    }
+    for (const counter of want.counters) this.mailbox.counters[counter]!++;
+    if (!want.handlers) return this.#runDisplaced(thread, arm);
     if (slot < 0) {
       this.#report1(want.site.id, thread, 'pre', 'too many hits wait for their handlers');
       return this.#runDisplaced(thread, arm);

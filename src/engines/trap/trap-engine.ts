@@ -60,7 +60,9 @@ class Trap implements TrapEngine {
   readonly #counters = new Map<number, number>();
   readonly #freeCounters: number[] = [];
   readonly #finalCounts = new Map<number, bigint>();
-  /** Uprobes of the engine by site: who keeps the process alive, and whose counters are in use. */
+  /** How many uprobes want something of each process that has not ended. */
+  readonly #wanted = new Map<number, number>();
+  /** Uprobes of the engine by site. */
   readonly #consumers = new Map<number, readonly Consumer[]>();
   readonly #spins = availableParallelism() > 1;
   #nextCommand = 1;
@@ -107,8 +109,21 @@ class Trap implements TrapEngine {
   }
 
   #setConsumers(siteId: number, consumers: readonly Consumer[]): void {
+    this.#countWanted(this.#consumers.get(siteId) ?? [], -1);
+    this.#countWanted(consumers, 1);
     if (consumers.length === 0) this.#consumers.delete(siteId);
     else this.#consumers.set(siteId, consumers);
+  }
+
+  #countWanted(consumers: readonly Consumer[], change: number): void {
+    for (const { processes } of consumers) {
+      if (processes === 'all') continue;
+      for (const pid of processes) {
+        const count = (this.#wanted.get(pid) ?? 0) + change;
+        if (count > 0) this.#wanted.set(pid, count);
+        else this.#wanted.delete(pid);
+      }
+    }
   }
 
   #withCounters({ site, consumers }: SiteChange): TracerChange {
@@ -219,9 +234,9 @@ class Trap implements TrapEngine {
     else Atomics.or(this.#mailbox.words, WORD.bell, 1);
   }
 
-  /** Our process lives on while something is registered, started or asked for. */
+  /** Our process lives on while a process can hit a probe, a program that we started runs, or an answer is due. */
   #keepAlive(): void {
-    if (this.#consumers.size > 0 || this.#waiters.size > 0 || this.#exits.size > 0) this.#worker.ref();
+    if (this.#wanted.size > 0 || this.#waiters.size > 0 || this.#exits.size > 0) this.#worker.ref();
     else this.#worker.unref();
   }
 
@@ -238,6 +253,8 @@ class Trap implements TrapEngine {
       case 'state':
         return this.sink.state(message.report);
       case 'ended':
+        this.#wanted.delete(message.pid);
+        this.#keepAlive();
         return this.sink.ended(message.pid);
       case 'missed':
         return this.sink.missed(message.siteId, message.pid, message.phase, message.why);

@@ -6,7 +6,7 @@ export interface Want {
   readonly site: SiteFacts;
   /** Consumers without handlers: the tracer counts their hits itself. */
   readonly counters: readonly number[];
-  /** Someone's pre handler (or a mere count beside handlers) must be called. */
+  /** Someone's handlers must be called. */
   readonly handlers: boolean;
   readonly post: boolean;
   /** How long a hit may wait, ms: the most patient consumer decides. */
