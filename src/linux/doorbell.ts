@@ -98,8 +98,9 @@ export class Bell {
     this.#words = words;
   }
 
-  ring(): void {
-    Atomics.or(this.#words, 0, 1);
+  /** `reasons`: bits that `BellWait.rung` will return. */
+  ring(reasons: number): void {
+    Atomics.or(this.#words, 0, reasons);
     if (Atomics.load(this.#words, 1) === 1) syscall(NR.tgkill, process.pid, this.waiterTid, BELL_SIGNAL);
   }
 }
@@ -148,9 +149,9 @@ export class BellWait {
     return syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
   }
 
-  /** True once after each ring. */
-  rung(): boolean {
-    return Atomics.exchange(this.#words, 0, 0) !== 0;
+  /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */
+  rung(): number {
+    return Atomics.exchange(this.#words, 0, 0);
   }
 
   /**

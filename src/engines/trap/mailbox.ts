@@ -10,14 +10,14 @@ import { mapRegion, regionAt, type Region } from '../../linux/memory.js';
 export const SLOTS = 1024;
 /** Counters for uprobes without handlers. */
 export const COUNTERS = 1 << 20;
-const RING = 2048; // > SLOTS: a ring can never be full
+const RING_SIZE = 2048; // > SLOTS: a ring can never be full
 const SLOT_BYTES = 1024;
 const SLOT_REGS = 128;
 const SLOT_FPREGS = 384;
 const HEADER_BYTES = 4096;
 const POST_RING_AT = HEADER_BYTES;
-const REPLY_RING_AT = POST_RING_AT + RING * 4;
-const SLOTS_AT = REPLY_RING_AT + RING * 4;
+const REPLY_RING_AT = POST_RING_AT + RING_SIZE * 4;
+const SLOTS_AT = REPLY_RING_AT + RING_SIZE * 4;
 const COUNTERS_AT = SLOTS_AT + SLOTS * SLOT_BYTES;
 const LENGTH = COUNTERS_AT + COUNTERS * 8;
 
@@ -36,6 +36,9 @@ export const WORD = {
   replyHead: 48,
   replyTail: 64,
 } as const;
+
+/** Why the tracer's bell rings. */
+export const REASON = { reply: 1, command: 2, floatRegs: 4 } as const;
 
 /** What the handlers' thread does: sleeps in its event loop, looks for hits, or waits for one on a futex. */
 export const AWAKE = { no: 0, yes: 1, napping: 2 } as const;
@@ -63,8 +66,8 @@ export class Mailbox {
     this.#region = region;
     this.address = region.address;
     this.words = new Int32Array(buffer, 0, HEADER_BYTES / 4);
-    this.#postRing = new Int32Array(buffer, POST_RING_AT, RING);
-    this.#replyRing = new Int32Array(buffer, REPLY_RING_AT, RING);
+    this.#postRing = new Int32Array(buffer, POST_RING_AT, RING_SIZE);
+    this.#replyRing = new Int32Array(buffer, REPLY_RING_AT, RING_SIZE);
     this.counters = new BigUint64Array(buffer, COUNTERS_AT, COUNTERS);
   }
 
@@ -128,14 +131,14 @@ export class Mailbox {
 
   #push(ring: Int32Array, tailWord: number, index: number): void {
     const tail = this.words[tailWord]!;
-    ring[tail & (RING - 1)] = index;
+    ring[tail & (RING_SIZE - 1)] = index;
     Atomics.store(this.words, tailWord, (tail + 1) | 0);
   }
   /** The next index, or -1. */
   #pop(ring: Int32Array, headWord: number, tailWord: number): number {
     const head = this.words[headWord]!;
     if (head === Atomics.load(this.words, tailWord)) return -1;
-    const index = ring[head & (RING - 1)]!;
+    const index = ring[head & (RING_SIZE - 1)]!;
     this.words[headWord] = (head + 1) | 0;
     return index;
   }

@@ -270,12 +270,12 @@ export class Tracees {
       if (late === undefined) return;
       if (performance.now() > limit) throw this.#doesNotStop(late, space);
       this.take(100);
-      if (this.bell.rung()) this.bellRung = true;
+      this.rungMeanwhile |= this.bell.rung();
     }
   }
 
-  /** A ring that came while we waited for something else. */
-  bellRung = false;
+  /** Reasons of rings that came while we waited for something else. */
+  rungMeanwhile = 0;
 
   #doesNotStop(thread: Thread, space: AddressSpace): ProcessError {
     space.frozen--;

@@ -15,7 +15,7 @@ import type { Arm } from './address-space.js';
 import { Arming, USER_IP } from './arming.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
-import { WORD, type Mailbox } from './mailbox.js';
+import { REASON, WORD, type Mailbox } from './mailbox.js';
 import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
 import { toPlain } from './protocol.js';
 import { IDLE, type Process, type Thread } from './thread.js';
@@ -78,12 +78,12 @@ export class Tracer implements StopListener {
     const { bell } = this.#tracees;
     for (;;) {
       this.#takeReplies();
-      if (this.#rung()) {
-        if (Atomics.load(this.mailbox.words, WORD.closeRequested) === 1) break;
-        this.#hits.serveFloatRegs();
-        if (!this.#commands()) break;
-        continue;
+      const reasons = this.#rung();
+      if ((reasons & REASON.floatRegs) !== 0) this.#hits.serveFloatRegs();
+      if ((reasons & REASON.command) !== 0) {
+        if (Atomics.load(this.mailbox.words, WORD.closeRequested) === 1 || !this.#commands()) break;
       }
+      if (reasons !== 0) continue;
       if (this.#hits.outstanding === 0) {
         this.#tracees.take(undefined);
       } else if (!this.#lookForReply()) {
@@ -95,10 +95,10 @@ export class Tracer implements StopListener {
     bell.close();
   }
 
-  #rung(): boolean {
-    const rung = this.#tracees.bell.rung() || this.#tracees.bellRung;
-    this.#tracees.bellRung = false;
-    return rung;
+  #rung(): number {
+    const reasons = this.#tracees.bell.rung() | this.#tracees.rungMeanwhile;
+    this.#tracees.rungMeanwhile = 0;
+    return reasons;
   }
 
   /** A short busy wait: a handler on another CPU answers in less time than going to sleep takes. */

@@ -10,7 +10,7 @@ import { Bell } from '../../linux/doorbell.js';
 import { futexWait } from '../../linux/futex.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange } from '../engine.js';
-import { AWAKE, FIELD, FP, Mailbox, PHASE, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
+import { AWAKE, FIELD, FP, Mailbox, PHASE, REASON, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
 import { fromPlain, type Answer, type Command, type TracerChange, type TracerInit } from './protocol.js';
 import { refusalFor } from './refusals.js';
 
@@ -68,7 +68,6 @@ class Trap implements TrapEngine {
   #nextCommand = 1;
   #nextCounter = 0;
   #bell: Bell | undefined;
-  #used = false;
   #closed = false;
 
   constructor(private readonly sink: EngineSink) {
@@ -84,7 +83,7 @@ class Trap implements TrapEngine {
     this.#worker.on('exit', () => {
       if (!this.#closed) this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
     });
-    this.#hit = new SharedHit(this.#mailbox, () => this.#ring());
+    this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
   }
 
   canArm(site: Parameters<Engine['canArm']>[0], consumers: readonly Consumer[]): Refusal | undefined {
@@ -188,13 +187,13 @@ class Trap implements TrapEngine {
   }
 
   closeSync(): void {
-    if (this.#closed || !this.#used) return;
+    if (this.#closed) return;
     this.#closed = true;
     const { words } = this.#mailbox;
     Atomics.store(words, WORD.closeRequested, 1);
     const limit = performance.now() + CLOSE_TIMEOUT;
     while (Atomics.load(words, WORD.closed) === 0 && performance.now() < limit) {
-      this.#ring();
+      this.#ring(REASON.command);
       futexWait(this.#mailbox.wordAddress(WORD.closed), 0, 50);
     }
   }
@@ -215,7 +214,6 @@ class Trap implements TrapEngine {
         },
         reject,
       });
-      this.#used = true;
       this.#send({ ...command, id } as Command);
       this.#keepAlive();
     });
@@ -223,15 +221,15 @@ class Trap implements TrapEngine {
 
   #send(command: Command): void {
     this.#worker.postMessage(command);
-    this.#ring();
+    this.#ring(REASON.command);
   }
 
-  #ring(): void {
+  #ring(reason: number): void {
     const tid = Atomics.load(this.#mailbox.words, WORD.tracerTid);
     // before it has a tid, the tracer has yet to look at its bell and its messages for the first time
     if (this.#bell === undefined && tid !== 0) this.#bell = new Bell(this.#mailbox.words.subarray(0, 2), tid);
-    if (this.#bell !== undefined) this.#bell.ring();
-    else Atomics.or(this.#mailbox.words, WORD.bell, 1);
+    if (this.#bell !== undefined) this.#bell.ring(reason);
+    else Atomics.or(this.#mailbox.words, WORD.bell, reason);
   }
 
   /** Our process lives on while a process can hit a probe, a program that we started runs, or an answer is due. */
@@ -334,7 +332,7 @@ class Trap implements TrapEngine {
       Atomics.compareExchange(words, FIELD.state, STATE.running, STATE.done);
     }
     this.#mailbox.reply(index);
-    if (Atomics.load(this.#mailbox.words, WORD.tracerSleeps) === 1) this.#ring();
+    this.#ring(REASON.reply);
   }
 }
 
