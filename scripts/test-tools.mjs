@@ -44,13 +44,11 @@ const missing = () => [
 const packagesOf = (pairs) => [...new Set(pairs.map(([, name]) => name))];
 
 function install(packages) {
-  const options = {
-    stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-  };
+  // RUNLEVEL: invoke-rc.d then starts no service (redis). Tests start their own.
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
+  const options = { stdio: ['ignore', 'inherit', 'inherit'], env };
   const apt = (...args) => spawnSync('apt-get', ['-q', ...args], options).status === 0;
   console.log(`tests need ${packages.join(', ')}: installing with apt-get`);
-  // A package's service (redis) would be started by its own script: tests start their own.
   return apt('update') && apt('install', '-y', '--no-install-recommends', ...packages);
 }
 

@@ -2,6 +2,7 @@
 export {
   modules,
   openModule,
+  prepare,
   registerUprobe,
   registerUprobes,
   spawnTarget,

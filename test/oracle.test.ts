@@ -146,3 +146,38 @@ test('a command that does not exist is an error, not an empty count', async () =
   const program = compileFixture('calls');
   await assert.rejects(stepCounts('/nonexistent/program', [], program), /No such file/);
 });
+
+/** Fixtures that check themselves, with arguments for a short run. */
+const selfChecking: readonly (readonly [fixture: string, ...args: string[]])[] = [
+  ['calls', '5'],
+  ['threads', '4', '200', '2'],
+  ['loop', 'hot', '10000'],
+  ['instructions', '3'],
+  ['forker', '3'],
+  ['execer', 'self', '2'],
+  ['execer', 'thread', '2'],
+  ['signals', '2000', '300'],
+  ['faults', '2'],
+  ['exceptions', '9'],
+  ['longjmp', '9'],
+  ['exits', 'main-first'],
+];
+
+for (const { name, flags, isStatic } of variants) {
+  test(`the fixtures are right by themselves (${name})`, () => {
+    for (const [fixture, ...args] of selfChecking) {
+      const ended = spawnSync(compileFixture(fixture, { flags }), args, {
+        encoding: 'utf8',
+        timeout: 60_000,
+      });
+      assert.equal(ended.status, 0, `${fixture} ${args.join(' ')}: ${ended.signal ?? ''} ${ended.stderr}`);
+    }
+    if (isStatic) return; // no shared libraries
+    const { program, library } = linkedPair(flags);
+    const opener = compileFixture('dlopener', { flags });
+    for (const [command, ...args] of [[program], [opener, library]] as const) {
+      const ended = spawnSync(command, args, { encoding: 'utf8', timeout: 60_000 });
+      assert.equal(ended.status, 0, `${command}: ${ended.stderr}`);
+    }
+  });
+}

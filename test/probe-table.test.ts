@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { copyFileSync, linkSync, renameSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -325,6 +326,17 @@ void describe('a transaction', () => {
     assert.equal(system.engine.applied.length, 2);
   });
 
+  void it('lets go of its signal when its last uprobe is gone', async () => {
+    const system = fakeSystem();
+    const { signal } = new AbortController();
+    const group = await system.registerAll([spec({ signal }), spec({ symbol: 'fact', signal })]);
+    assert.equal(getEventListeners(signal, 'abort').length, 1);
+    await group.at(0)!.unregister();
+    assert.equal(getEventListeners(signal, 'abort').length, 1);
+    await group.unregister();
+    assert.equal(getEventListeners(signal, 'abort').length, 0);
+  });
+
   void it('that is refused in every process is an error with the refusal', async () => {
     const system = fakeSystem();
     const refusal = { code: 'text-already-patched', reason: 'somebody was here' };
@@ -450,15 +462,14 @@ void describe('a module', () => {
     assert.equal(table.modules().length, 0);
   });
 
-  void it('is there from the first uprobe to the last, and so is what keeps the exit hooked', async () => {
-    const { table, busy, registerOne } = fakeSystem();
+  void it('is there from the first uprobe to the last', async () => {
+    const { table, registerOne } = fakeSystem();
     const [first, second] = [await registerOne(spec()), await registerOne(spec({ symbol: 'fact' }))];
     assert.deepEqual(first.module.uprobes, [first, second]);
     assert.match(first.module.buildId ?? '', /^[0-9a-f]{40}$/);
     await first.unregister();
     assert.deepEqual(second.module.uprobes, [second]);
     await second.unregister();
-    assert.deepEqual(busy, [true, false]);
     assert.equal(table.registrations().length, 0);
   });
 

@@ -9,7 +9,7 @@ import { armPlaces } from './arm.js';
 import type { ArmedPlace } from './arm.js';
 import { Ending } from './ending.js';
 import { openOutput } from './output.js';
-import { findPlaces } from './places.js';
+import { checkNamed, findPlaces } from './places.js';
 import { parseProbe } from './probe-spec.js';
 import { run } from './run.js';
 import { chooseTargets } from './targets.js';
@@ -42,13 +42,14 @@ export async function count(
   const ending = new Ending();
   const { trustPlace = false, engine, output } = options;
   let fd = -1;
+  const plan = { trustPlace, preHandler: false, postHandler: false };
+  checkNamed(specs, targets, { engine, plan });
   return run({
     targets,
     duration: options.duration,
     ending,
     arm: async (pids) => {
-      const plan = { processes: pids, trustPlace, preHandler: false, postHandler: false };
-      const found = findPlaces(specs, { pids, engine, plan, verify: output !== undefined });
+      const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
       return armPlaces(found, { pids, engine, trustPlace, ending, handlers: () => ({}) });
     },

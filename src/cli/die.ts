@@ -4,8 +4,17 @@ import { constants } from 'node:os';
 
 /** The signals whose default action writes a core file (signal(7)). */
 const DUMPING: ReadonlySet<string> = new Set([
-  'SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGQUIT', 'SIGSEGV', 'SIGSYS', 'SIGTRAP', 'SIGXCPU', 'SIGXFSZ',
-]); // prettier-ignore
+  'SIGABRT',
+  'SIGBUS',
+  'SIGFPE',
+  'SIGILL',
+  'SIGQUIT',
+  'SIGSEGV',
+  'SIGSYS',
+  'SIGTRAP',
+  'SIGXCPU',
+  'SIGXFSZ',
+]);
 
 export interface Status {
   readonly code: number | null;

@@ -21,3 +21,10 @@ export function exitStatusOf(e: unknown): 1 | 2 {
   if (e instanceof FileError || e instanceof RefusedError || isElfError(e)) return 2;
   return e instanceof ProcessError && WRONG_PROCESS.has(e.code) ? 2 : 1;
 }
+
+/** An error that nobody foresaw: whoever repairs it needs to know where. */
+export const isBug = (e: unknown): e is Error =>
+  e instanceof TypeError ||
+  e instanceof RangeError ||
+  e instanceof ReferenceError ||
+  e instanceof SyntaxError;

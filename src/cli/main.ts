@@ -5,8 +5,8 @@
  */
 import { writeSync } from 'node:fs';
 import { escapeText } from '../base/escape.js';
-import { buildProgram, isCommanderError } from './program.js';
-import { exitStatusOf } from './failure.js';
+import { messageOf } from '../base/errors.js';
+import { exitStatusOf, isBug } from './failure.js';
 
 /** What stands behind the first `--` is a command with its own options: nobody here may look at it. */
 function splitCommand(argv: readonly string[]): {
@@ -19,31 +19,41 @@ function splitCommand(argv: readonly string[]): {
     : { ours: argv.slice(0, at), command: argv.slice(at + 1) };
 }
 
+/**
+ * The tracer's thread starts beside us while we read the options: most of the time to the first hit is loading code,
+ * and this way two processors do it.
+ */
+async function startEarly(ours: readonly string[]): Promise<void> {
+  const probes = ours[0] === 'trace' || ours[0] === 'count';
+  if (!probes || ours.includes('--help') || ours.includes('-h')) return;
+  const { prepare } = await import('../index.js');
+  prepare();
+}
+
 async function main(): Promise<number> {
   const { ours, command } = splitCommand(process.argv.slice(2));
   let status = 0;
-  const program = buildProgram(command, (s) => {
-    status = s;
-  });
   try {
+    await startEarly(ours);
+    const { buildProgram } = await import('./program.js');
+    const program = buildProgram(command, (s) => {
+      status = s;
+    });
     await program.parseAsync(ours, { from: 'user' });
     return status;
   } catch (e) {
-    // commander has said what is wrong itself; its own status for help and version is 0.
-    if (isCommanderError(e)) return e.exitCode === 0 ? 0 : 2;
+    if (isSaidAlready(e)) return e.exitCode === 0 ? 0 : 2;
     complain(e);
     return exitStatusOf(e);
   }
 }
 
+/** commander says itself what is wrong; help and version end in an error, too, with status 0. */
+const isSaidAlready = (e: unknown): e is { exitCode: number } =>
+  e instanceof Error && e.name === 'CommanderError' && 'exitCode' in e;
+
 function complain(e: unknown): void {
-  const isExpected = e instanceof Error && exitStatusOf(e) === 2;
-  const text =
-    e instanceof Error
-      ? isExpected || process.env['UPROBE_DEBUG'] === undefined
-        ? e.message
-        : (e.stack ?? e.message)
-      : String(e);
+  const text = isBug(e) ? (e.stack ?? e.message) : messageOf(e);
   try {
     writeSync(2, `uprobe: ${text.split('\n').map(escapeText).join('\n')}\n`);
   } catch {

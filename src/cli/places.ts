@@ -2,6 +2,7 @@
  * From PROBEs to places. A place named for itself is taken as it is (the library says what is wrong with it); a glob
  * becomes the places that can be armed, and a count of those that cannot, with the reason.
  */
+import { closeSync, openSync, readSync } from 'node:fs';
 import { openModule } from '../index.js';
 import type {
   EngineName,
@@ -18,6 +19,7 @@ import { nearest } from '../base/nearest.js';
 import { placeName } from '../outputs/trace-line.js';
 import { probeText, symbolText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
+import type { Targets } from './targets.js';
 import { UsageError } from './usage-error.js';
 
 /** One place to probe. */
@@ -52,8 +54,6 @@ export interface Question {
   readonly pids: readonly number[];
   readonly engine: 'auto' | EngineName;
   readonly plan: PlanOptions;
-  /** Also find out now what is wrong with places named for themselves. */
-  readonly verify: boolean;
 }
 
 type Refuse = (name: string, refusal: Refusal) => void;
@@ -63,6 +63,8 @@ interface Match {
   readonly name: string;
   readonly place: Place;
   readonly symbol: string;
+  /** A function that only chooses another one when a program starts: there is nothing to probe by this name. */
+  readonly isIfunc: boolean;
 }
 
 export function findPlaces(specs: readonly ProbeSpec[], question: Question): Places {
@@ -75,7 +77,6 @@ export function findPlaces(specs: readonly ProbeSpec[], question: Question): Pla
         addMatches(spec, file, question, wanted, refused);
     } else {
       const named = { place: namedPlace(place), probe: spec.text, symbol: undefined, isNamed: true };
-      if (question.verify) verify(spec, named.place, question);
       for (const pids of groupsOf(spec.pathname, question.pids)) wanted.push({ ...spec, ...named, pids });
     }
   }
@@ -122,14 +123,47 @@ function groupsOf(pathname: string, pids: readonly number[]): (readonly number[]
   });
 }
 
-function verify(spec: ProbeSpec, place: Place, question: Question): void {
-  for (const { view } of filesOf(spec.pathname, question.pids)) {
-    try {
-      const refusal = refusedBy(view.plan(place, question.plan), question.engine);
-      if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
-    } finally {
-      view.close();
+/**
+ * Find out what is wrong with places named for themselves before any process is stopped or started, and while the
+ * tracer's thread starts. What a glob means is found when the processes are there: that takes longer, and once.
+ */
+export function checkNamed(
+  specs: readonly ProbeSpec[],
+  targets: Targets,
+  question: Omit<Question, 'pids'>,
+): void {
+  for (const spec of specs) {
+    const { place, pathname } = spec;
+    if (place.kind === 'glob' || place.kind === 'every') continue;
+    for (const view of viewsFor(pathname, targets)) {
+      try {
+        const refusal = refusedBy(view.plan(namedPlace(place), question.plan), question.engine);
+        if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
+      } finally {
+        view.close();
+      }
     }
+  }
+}
+
+/** The files a name means to the targets, as far as that can be known before a command has been started. */
+function viewsFor(pathname: string, targets: Targets): ModuleView[] {
+  if (targets.kind === 'pids') return filesOf(pathname, targets.pids).map((f) => f.view);
+  if (pathname.includes('/')) return [openModule(pathname)];
+  // Whose linker will look for the library is the interpreter's business: the started process will tell.
+  return isScript(targets.file) ? [] : [openModule(pathname, { command: targets.file })];
+}
+
+function isScript(file: string): boolean {
+  const start = Buffer.alloc(2);
+  let fd: number | undefined;
+  try {
+    fd = openSync(file, 'r');
+    return readSync(fd, start) === 2 && start.toString('latin1') === '#!';
+  } catch {
+    return true; // not readable, only executable: no more can be known of it
+  } finally {
+    if (fd !== undefined) closeSync(fd);
   }
 }
 
@@ -143,9 +177,13 @@ function addMatches(
   try {
     const refuse = (name: string, refusal: Refusal): void =>
       void refused.push({ probe: probeText(spec.pathname, name), ...refusal });
-    for (const { name, place, symbol } of matchesOf(spec, view, refuse)) {
+    let ifunc: Refusal | undefined;
+    for (const { name, place, symbol, isIfunc } of matchesOf(spec, view, refuse)) {
       const probe = probeText(spec.pathname, name);
-      const refusal = refusalOf(view, place, question);
+      // To say what an ifunc may choose takes a search through all names; one example is shown.
+      const refusal = isIfunc
+        ? (ifunc ??= refusalOf(view, place, question))
+        : refusalOf(view, place, question);
       if (refusal !== undefined) refused.push({ probe, ...refusal });
       else wanted.push({ ...spec, probe, place, symbol, pids, isNamed: false });
     }
@@ -206,6 +244,7 @@ function functionMatches(
     const past = symbolOffset ?? 0;
     return {
       symbol: name,
+      isIfunc: f.kind === 'ifunc',
       name: unique
         ? symbolText(name) + (past > 0 ? `+0x${past.toString(16)}` : '')
         : `@0x${(f.address + BigInt(past)).toString(16)}`,
@@ -251,7 +290,7 @@ function* instructionsOf(
         if (seen.has(offset)) continue;
         seen.add(offset);
         const name = placeName(symbolText(f.name), symbolOffset, offset);
-        yield { name, symbol: f.name, place: { offset } };
+        yield { name, symbol: f.name, place: { offset }, isIfunc: false };
       }
     } catch (e) {
       if (!(e instanceof PlaceError) || refuse === undefined) throw e;

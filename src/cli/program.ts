@@ -10,8 +10,6 @@ import type { PlanOptions } from './plan.js';
 import type { TraceOptions } from './trace.js';
 import { UsageError } from './usage-error.js';
 
-export const isCommanderError = (e: unknown): e is CommanderError => e instanceof CommanderError;
-
 const PROBES = `
 PROBE names places in a program or library:
   PATH:SYMBOL          a function; PATH may be a soname or a program in $PATH (libc, bash)

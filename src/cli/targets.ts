@@ -4,7 +4,13 @@ import { UsageError } from './usage-error.js';
 
 export type Targets =
   | { readonly kind: 'pids'; readonly pids: readonly number[] }
-  | { readonly kind: 'command'; readonly command: string; readonly args: readonly string[] };
+  /** `file`: what `command` means, by $PATH. */
+  | {
+      readonly kind: 'command';
+      readonly command: string;
+      readonly args: readonly string[];
+      readonly file: string;
+    };
 
 export function chooseTargets(
   pids: readonly number[] | undefined,
@@ -16,8 +22,7 @@ export function chooseTargets(
   if (command !== undefined) {
     const [name, ...args] = command;
     if (name === undefined) throw new UsageError('no command follows --');
-    checkCommand(name);
-    return { kind: 'command', command: name, args };
+    return { kind: 'command', command: name, args, file: findCommand(name) };
   }
   if (pids === undefined) {
     throw new UsageError(
@@ -44,17 +49,18 @@ function checkPid(pid: number): void {
 }
 
 /** What execvp(3) would find; what it finds may still fail to start, which is told when it is tried. */
-function checkCommand(name: string): void {
+function findCommand(name: string): string {
   if (name === '') throw new UsageError('the command after -- is empty');
   if (name.includes('/')) {
     const problem = whyNotExecutable(name);
     if (problem !== undefined) throw new UsageError(`${name}: ${problem}`);
-    return;
+    return name;
   }
   // An empty entry of $PATH is the current directory (POSIX.1-2024 XBD 8.3).
   const directories = (process.env['PATH'] ?? '/usr/local/bin:/bin:/usr/bin').split(':');
   const candidates = directories.map((directory) => `${directory === '' ? '.' : directory}/${name}`);
-  if (candidates.some((path) => whyNotExecutable(path) === undefined)) return;
+  const file = candidates.find((path) => whyNotExecutable(path) === undefined);
+  if (file !== undefined) return file;
   const found = candidates.find((path) => existsSync(path));
   if (found !== undefined) throw new UsageError(`${found}: ${whyNotExecutable(found) ?? 'it cannot be run'}`);
   throw new UsageError(`${name}: command not found in $PATH`);

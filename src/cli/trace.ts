@@ -6,7 +6,7 @@ import type { LineFormat, ShownProbe, ShownValue } from '../outputs/trace-line.j
 import { armPlaces } from './arm.js';
 import { Ending } from './ending.js';
 import { note, openOutput } from './output.js';
-import { findPlaces } from './places.js';
+import { checkNamed, findPlaces } from './places.js';
 import type { WantedPlace } from './places.js';
 import { parseProbe } from './probe-spec.js';
 import { run } from './run.js';
@@ -39,13 +39,14 @@ export async function trace(
   const ending = new Ending();
   const { post = false, trustPlace = false, engine, deadline, output } = options;
   let tracer: Tracer | undefined;
+  const plan = { trustPlace, preHandler: !post, postHandler: post };
+  checkNamed(specs, targets, { engine, plan });
   return run({
     targets,
     duration: options.duration,
     ending,
     arm: async (pids) => {
-      const plan = { processes: pids, trustPlace, preHandler: !post, postHandler: post };
-      const found = findPlaces(specs, { pids, engine, plan, verify: output !== undefined });
+      const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       const fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
       const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
       const making = new Tracer(lines, args, options, ending);

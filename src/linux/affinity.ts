@@ -21,7 +21,8 @@ export function onlyCpu(cpu: number): Uint8Array {
   return mask;
 }
 
-export const allows = (mask: Uint8Array, cpu: number): boolean => ((mask[cpu >> 3] ?? 0) & (1 << (cpu & 7))) !== 0;
+export const allows = (mask: Uint8Array, cpu: number): boolean =>
+  ((mask[cpu >> 3] ?? 0) & (1 << (cpu & 7))) !== 0;
 
 /** The CPU a thread last ran on, or -1 (proc_pid_stat(5), field 39). */
 export function lastCpu(pid: number, tid: number): number {

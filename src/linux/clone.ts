@@ -154,7 +154,10 @@ function stepsFor(program: Program, arena: Arena, futex: number, copies: readonl
 
 /** Clone a child that pauses before `program`. Call it on the thread that will trace it: it becomes its parent. */
 export function clonePaused(program: Program): PausedChild {
-  const stringBytes = [program.file, program.cwd ?? '', ...program.argv, ...program.env].reduce((n, s) => n + s.length * 3 + 32, 0);
+  const stringBytes = [program.file, program.cwd ?? '', ...program.argv, ...program.env].reduce(
+    (n, s) => n + s.length * 3 + 32,
+    0,
+  );
   const stepsAt = HEADER;
   const maxSteps = 48;
   const stackSize = 16384;
@@ -168,9 +171,13 @@ export function clonePaused(program: Program): PausedChild {
     const steps = stepsFor(program, arena, futex, copies);
     steps.forEach((step, i) => {
       const words = [...step.args, 0, 0, 0, 0, 0, 0, 0].slice(0, 7);
-      [...words, step.mayFail ? 1 : 0].forEach((w, j) => view.setBigInt64(stepsAt + (i * WORDS_PER_STEP + j) * 8, BigInt(w), true));
+      [...words, step.mayFail ? 1 : 0].forEach((w, j) =>
+        view.setBigInt64(stepsAt + (i * WORDS_PER_STEP + j) * 8, BigInt(w), true),
+      );
     });
-    const pid = withSignalsBlocked(() => startFunction()(region.address + stepsAt, region.address + arenaStart - 64));
+    const pid = withSignalsBlocked(() =>
+      startFunction()(region.address + stepsAt, region.address + arenaStart - 64),
+    );
     check(pid, 'clone(CLONE_VM)');
     return {
       pid,
@@ -180,7 +187,10 @@ export function clonePaused(program: Program): PausedChild {
       },
       failure: () => {
         const index = (Number(view.getBigInt64(0, true)) - region.address - stepsAt) / (WORDS_PER_STEP * 8);
-        return { step: steps[index]?.name ?? 'a signal before exec', errno: -Number(view.getBigInt64(8, true)) };
+        return {
+          step: steps[index]?.name ?? 'a signal before exec',
+          errno: -Number(view.getBigInt64(8, true)),
+        };
       },
       release: () => void syscall(NR.munmap, region.address, region.length),
     };

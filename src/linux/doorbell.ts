@@ -186,7 +186,12 @@ export class BellWait {
 }
 
 function installHandler(code: Code): void {
-  const action = new BigUint64Array([BigInt(code.handler), BigInt(SA_SIGINFO | SA_RESTORER), BigInt(code.restorer), 0n]);
+  const action = new BigUint64Array([
+    BigInt(code.handler),
+    BigInt(SA_SIGINFO | SA_RESTORER),
+    BigInt(code.restorer),
+    0n,
+  ]);
   check(syscallWithMemory(NR.rtSigaction, 1, [BELL_SIGNAL, action, 0, 8]), `rt_sigaction(${BELL_SIGNAL})`);
   const unblock = new BigUint64Array([1n << BigInt(BELL_SIGNAL - 1)]);
   check(syscallWithMemory(NR.rtSigprocmask, 1, [1, unblock, 0, 8]), 'rt_sigprocmask(SIG_UNBLOCK)');

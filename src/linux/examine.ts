@@ -24,8 +24,18 @@ const CAP_SYS_PTRACE = 19n;
 export function examineMachine(): Promise<readonly Finding[]> {
   const findings = [
     platform(),
-    attempt('machine code of our own', 'memory that is writable and executable can be mapped', () => void mapRegion(4096, true), EXECMEM),
-    attempt('tracing programs started from here', 'a child was seized, its memory opened, and let go again', traceChild, SECCOMP),
+    attempt(
+      'machine code of our own',
+      'memory that is writable and executable can be mapped',
+      () => void mapRegion(4096, true),
+      EXECMEM,
+    ),
+    attempt(
+      'tracing programs started from here',
+      'a child was seized, its memory opened, and let go again',
+      traceChild,
+      SECCOMP,
+    ),
     otherProcesses(),
     tracedAlready(),
     kernelEngine(),
@@ -33,7 +43,8 @@ export function examineMachine(): Promise<readonly Finding[]> {
   return Promise.resolve(findings);
 }
 
-const EXECMEM = 'A security policy forbids it (SELinux execmem, MemoryDenyWriteExecute= of the systemd unit): lift it for Node';
+const EXECMEM =
+  'A security policy forbids it (SELinux execmem, MemoryDenyWriteExecute= of the systemd unit): lift it for Node';
 const SECCOMP =
   'A container or sandbox forbids ptrace: docker run --cap-add=SYS_PTRACE --security-opt seccomp=unconfined, or the like';
 
@@ -54,7 +65,13 @@ function platform(): Finding {
 
 /** Everything that arming a probe needs of ptrace(2), on a child that never gets to its program. */
 function traceChild(): void {
-  const child = clonePaused({ file: '/proc/self/exe', argv: ['uprobe-doctor'], env: [], cwd: undefined, fds: [0, 1, 2] });
+  const child = clonePaused({
+    file: '/proc/self/exe',
+    argv: ['uprobe-doctor'],
+    env: [],
+    cwd: undefined,
+    fds: [0, 1, 2],
+  });
   try {
     ptrace.seize(child.pid, 0);
     new ProcessMemory(child.pid).close();
@@ -87,7 +104,8 @@ function otherProcesses(): Finding {
 function tracedAlready(): Finding {
   const what = 'no other tracer above us';
   const tracer = readStatus('TracerPid');
-  if (tracer === undefined || Number(tracer) === 0) return { what, ok: true, detail: 'nobody traces this process' };
+  if (tracer === undefined || Number(tracer) === 0)
+    return { what, ok: true, detail: 'nobody traces this process' };
   return {
     what,
     ok: false,
@@ -101,7 +119,11 @@ function kernelEngine(): Finding {
   const what = 'the kernel has uprobes';
   const there = readNumber('/sys/bus/event_source/devices/uprobe/type');
   if (there === undefined)
-    return { what, ok: true, detail: 'no (CONFIG_UPROBES is off, or /sys is not mounted); the trap engine does not need them' };
+    return {
+      what,
+      ok: true,
+      detail: 'no (CONFIG_UPROBES is off, or /sys is not mounted); the trap engine does not need them',
+    };
   return { what, ok: true, detail: `perf event type ${there}; not used by any engine of this version` };
 }
 
@@ -121,4 +143,3 @@ function readNumber(path: string): number | undefined {
     return undefined;
   }
 }
-

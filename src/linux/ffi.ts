@@ -21,7 +21,15 @@ const rawPointer4 = signature(['long', 'long', 'long', 'void *', 'long', 'long']
 type Int = number | bigint;
 
 /** syscall(2) with integers (addresses among them): the result, or minus the errno. */
-export function syscall(nr: number, a: Int = 0, b: Int = 0, c: Int = 0, d: Int = 0, e: Int = 0, f: Int = 0): number {
+export function syscall(
+  nr: number,
+  a: Int = 0,
+  b: Int = 0,
+  c: Int = 0,
+  d: Int = 0,
+  e: Int = 0,
+  f: Int = 0,
+): number {
   const result = rawInts(nr, a, b, c, d, e, f);
   return result === -1 ? -koffi.errno() : result;
 }
@@ -29,7 +37,11 @@ export function syscall(nr: number, a: Int = 0, b: Int = 0, c: Int = 0, d: Int =
 const pointerForms = [rawPointer1, rawPointer2, rawPointer3, rawPointer4] as const;
 
 /** syscall(2) whose argument number `position` (0–3) is memory of ours. */
-export function syscallWithMemory(nr: number, position: 0 | 1 | 2 | 3, args: readonly (Int | ArrayBufferView | null)[]): number {
+export function syscallWithMemory(
+  nr: number,
+  position: 0 | 1 | 2 | 3,
+  args: readonly (Int | ArrayBufferView | null)[],
+): number {
   const six = [0, 1, 2, 3, 4, 5].map((i) => args[i] ?? (i === position ? null : 0));
   const result = pointerForms[position](nr, ...six);
   return result === -1 ? -koffi.errno() : result;
@@ -37,7 +49,7 @@ export function syscallWithMemory(nr: number, position: 0 | 1 | 2 | 3, args: rea
 
 /** The bytes at an address of this process, as an ArrayBuffer without a copy. The memory must outlive the view. */
 export function viewMemory(address: number, length: number): ArrayBuffer {
-  return koffi.view(address, length) as ArrayBuffer;
+  return koffi.view(address, length);
 }
 
 /** A callable for machine code of ours at `address`; `prototype` is written as in C. */

@@ -15,7 +15,9 @@ export function mapRegion(length: number, executable = false): Region {
   const address = check(
     syscall(NR.mmap, 0, length, prot, MAP.shared | MAP.anonymous, -1, 0),
     `mmap(${length} bytes${executable ? ', PROT_EXEC' : ''})`,
-    executable ? 'A security policy may forbid memory that is both writable and executable (SELinux execmem)' : undefined,
+    executable
+      ? 'A security policy may forbid memory that is both writable and executable (SELinux execmem)'
+      : undefined,
   );
   return regionAt(address, length);
 }

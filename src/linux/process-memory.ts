@@ -30,7 +30,7 @@ export class ProcessMemory {
 export function readMemory(fd: number, address: number, length: number): Uint8Array | undefined {
   const bytes = Buffer.allocUnsafe(length);
   try {
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const n = readSync(fd, bytes, done, length - done, address + done);
       if (n === 0) return undefined;
       done += n;
@@ -43,7 +43,7 @@ export function readMemory(fd: number, address: number, length: number): Uint8Ar
 
 export function writeMemory(fd: number, address: number, bytes: Uint8Array): boolean {
   try {
-    for (let done = 0; done < bytes.length; ) {
+    for (let done = 0; done < bytes.length;) {
       const n = writeSync(fd, bytes, done, bytes.length - done, address + done);
       if (n === 0) return false;
       done += n;

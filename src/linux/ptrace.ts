@@ -43,7 +43,8 @@ export const OPTION = {
 /** PTRACE_EVENT_*: the third byte of a wait status. */
 export const EVENT = { fork: 1, vfork: 2, clone: 3, exec: 4, vforkDone: 5, exit: 6, stop: 128 } as const;
 
-const call = (request: number, tid: number, addr: number, data: number): number => syscall(NR.ptrace, request, tid, addr, data);
+const call = (request: number, tid: number, addr: number, data: number): number =>
+  syscall(NR.ptrace, request, tid, addr, data);
 
 /** The tracee is gone (killed under us): the caller forgets it when wait4 says so. */
 const vanished = (result: number): boolean => result === -ERRNO.ESRCH;
@@ -63,7 +64,8 @@ function seizeHint(errno: number, tid: number): string | undefined {
   const scope = yamaScope();
   if (scope === 1)
     return 'kernel.yama.ptrace_scope=1 lets a program trace only its children: start the target from here, or run with CAP_SYS_PTRACE';
-  if (scope > 1) return `kernel.yama.ptrace_scope=${scope} forbids it: run with CAP_SYS_PTRACE (2), or reboot with another setting (3)`;
+  if (scope > 1)
+    return `kernel.yama.ptrace_scope=${scope} forbids it: run with CAP_SYS_PTRACE (2), or reboot with another setting (3)`;
   return 'It belongs to another user, is set-uid, or has made itself undumpable: run as that user, or with CAP_SYS_PTRACE';
 }
 
@@ -93,21 +95,33 @@ export const ptrace = {
   /** False when it is not (or no longer) a tracee of this thread. */
   interruptIfThere: (tid: number): boolean => call(REQUEST.INTERRUPT, tid, 0, 0) >= 0,
   listen: (tid: number): boolean => call(REQUEST.LISTEN, tid, 0, 0) >= 0,
-  cont: (tid: number, signal: number): boolean => must(call(REQUEST.CONT, tid, 0, signal), 'PTRACE_CONT', tid),
-  untilSyscall: (tid: number, signal: number): boolean => must(call(REQUEST.SYSCALL, tid, 0, signal), 'PTRACE_SYSCALL', tid),
-  step: (tid: number, signal: number): boolean => must(call(REQUEST.SINGLESTEP, tid, 0, signal), 'PTRACE_SINGLESTEP', tid),
-  detach: (tid: number, signal: number): boolean => must(call(REQUEST.DETACH, tid, 0, signal), 'PTRACE_DETACH', tid),
-  getRegs: (tid: number, to: number): boolean => must(call(REQUEST.GETREGS, tid, 0, to), 'PTRACE_GETREGS', tid),
-  setRegs: (tid: number, from: number): boolean => must(call(REQUEST.SETREGS, tid, 0, from), 'PTRACE_SETREGS', tid),
-  getFpRegs: (tid: number, to: number): boolean => must(call(REQUEST.GETFPREGS, tid, 0, to), 'PTRACE_GETFPREGS', tid),
+  cont: (tid: number, signal: number): boolean =>
+    must(call(REQUEST.CONT, tid, 0, signal), 'PTRACE_CONT', tid),
+  untilSyscall: (tid: number, signal: number): boolean =>
+    must(call(REQUEST.SYSCALL, tid, 0, signal), 'PTRACE_SYSCALL', tid),
+  step: (tid: number, signal: number): boolean =>
+    must(call(REQUEST.SINGLESTEP, tid, 0, signal), 'PTRACE_SINGLESTEP', tid),
+  detach: (tid: number, signal: number): boolean =>
+    must(call(REQUEST.DETACH, tid, 0, signal), 'PTRACE_DETACH', tid),
+  getRegs: (tid: number, to: number): boolean =>
+    must(call(REQUEST.GETREGS, tid, 0, to), 'PTRACE_GETREGS', tid),
+  setRegs: (tid: number, from: number): boolean =>
+    must(call(REQUEST.SETREGS, tid, 0, from), 'PTRACE_SETREGS', tid),
+  getFpRegs: (tid: number, to: number): boolean =>
+    must(call(REQUEST.GETFPREGS, tid, 0, to), 'PTRACE_GETFPREGS', tid),
   /** One register by its byte offset in user_regs_struct. */
-  pokeUser: (tid: number, offset: number, value: number): boolean => must(call(REQUEST.POKEUSER, tid, offset, value), 'PTRACE_POKEUSER', tid),
+  pokeUser: (tid: number, offset: number, value: number): boolean =>
+    must(call(REQUEST.POKEUSER, tid, offset, value), 'PTRACE_POKEUSER', tid),
   setOptions: (tid: number, options: number): number => call(REQUEST.SETOPTIONS, tid, 0, options),
-  getEventMessage: (tid: number, to: number): boolean => must(call(REQUEST.GETEVENTMSG, tid, 0, to), 'PTRACE_GETEVENTMSG', tid),
+  getEventMessage: (tid: number, to: number): boolean =>
+    must(call(REQUEST.GETEVENTMSG, tid, 0, to), 'PTRACE_GETEVENTMSG', tid),
   getSigInfo: (tid: number, to: number): boolean => call(REQUEST.GETSIGINFO, tid, 0, to) >= 0,
-  setSigInfo: (tid: number, from: number): boolean => must(call(REQUEST.SETSIGINFO, tid, 0, from), 'PTRACE_SETSIGINFO', tid),
+  setSigInfo: (tid: number, from: number): boolean =>
+    must(call(REQUEST.SETSIGINFO, tid, 0, from), 'PTRACE_SETSIGINFO', tid),
   /** Up to the args' count of siginfo (128 bytes each) pending for this thread; returns how many. */
   peekSigInfo: (tid: number, args: number, to: number): number => call(REQUEST.PEEKSIGINFO, tid, args, to),
-  getSigMask: (tid: number, to: number): boolean => must(call(REQUEST.GETSIGMASK, tid, 8, to), 'PTRACE_GETSIGMASK', tid),
-  setSigMask: (tid: number, from: number): boolean => must(call(REQUEST.SETSIGMASK, tid, 8, from), 'PTRACE_SETSIGMASK', tid),
+  getSigMask: (tid: number, to: number): boolean =>
+    must(call(REQUEST.GETSIGMASK, tid, 8, to), 'PTRACE_GETSIGMASK', tid),
+  setSigMask: (tid: number, from: number): boolean =>
+    must(call(REQUEST.SETSIGMASK, tid, 8, from), 'PTRACE_SETSIGMASK', tid),
 };

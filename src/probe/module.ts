@@ -17,8 +17,6 @@ let lastId = 0;
 export interface ModuleHost {
   /** Nobody probes this place any more, and it is disarmed. */
   siteGone(site: Site): void;
-  /** `count` uprobes ended. */
-  ended(count: number): void;
   /** Nobody holds the module any more: its file is closed. */
   moduleGone(module: ProbedModule): void;
 }
@@ -167,7 +165,6 @@ export class ProbedModule {
       if (registration.endedBecause !== undefined) tellEnded(registration, registration.endedBecause);
     }
     for (const site of sites) if (site.registrations.length === 0) this.#dropSite(site);
-    this.#host.ended(leaving.length);
     this.release(leaving.length);
   }
 

@@ -271,7 +271,6 @@ class Draft {
       if (site.module.sites.get(site.offset) !== site) this.#table.addSite(site);
       site.module.hold(own.length);
     }
-    this.#table.added(this.#all.length);
     return this.#all;
   }
 }
@@ -286,17 +285,22 @@ const sketch = (spec: CheckedSpec, processes: ProcessSet): Consumer => ({
   deadline: spec.deadline,
 });
 
-/** Later aborts unregister. One listener for each signal, however many uprobes share it. */
+/** Later aborts unregister. One listener for each signal, however many uprobes share it, until the last has ended. */
 function followSignals(registrations: readonly Registration[]): void {
   const bySignal = new Map<AbortSignal, Registration[]>();
   for (const registration of registrations) {
     const { signal } = registration.spec;
-    if (signal === undefined) continue;
+    if (signal === undefined || registration.ended) continue;
     addTo(bySignal, signal, registration);
   }
   for (const [signal, own] of bySignal) {
     const abort = (): void => void unregisterAll(own);
     if (signal.aborted) abort();
     else signal.addEventListener('abort', abort, { once: true });
+    let left = own.length;
+    for (const registration of own)
+      registration.onEnd = () => {
+        if (--left === 0) signal.removeEventListener('abort', abort);
+      };
   }
 }

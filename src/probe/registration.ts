@@ -33,6 +33,8 @@ export class Registration {
   leaving: Promise<void> | undefined;
   /** The user was told of an error on the process's warnings, there being no onError. */
   warned = false;
+  /** Called once, when it has ended. */
+  onEnd: (() => void) | undefined;
   /** What the engine had counted when the uprobe ended. */
   #counted: bigint | undefined;
 
@@ -102,6 +104,8 @@ export class Registration {
     this.live = false;
     this.ended = true;
     this.endedBecause = because;
+    this.onEnd?.();
+    this.onEnd = undefined;
   }
 }
 

@@ -22,19 +22,11 @@ export class Table {
   readonly #modules = new Map<string, ProbedModule>();
   readonly #sites = new Map<number, Site>();
   readonly #host: ModuleHost;
-  readonly #onBusy: (busy: boolean) => void;
-  #uprobes = 0;
   #lastSiteId = 0;
 
-  /** `onBusy`: told when the first uprobe comes and when the last is gone. */
-  constructor(
-    offers: (sinkOf: (name: EngineName) => EngineSink) => readonly EngineOffer[],
-    onBusy: (busy: boolean) => void = () => undefined,
-  ) {
-    this.#onBusy = onBusy;
+  constructor(offers: (sinkOf: (name: EngineName) => EngineSink) => readonly EngineOffer[]) {
     this.#host = {
       siteGone: (site) => this.#sites.delete(site.id),
-      ended: (count) => this.#countUprobes(-count),
       moduleGone: (module) => {
         if (this.#modules.get(keyOf(module.facts)) === module) this.#modules.delete(keyOf(module.facts));
       },
@@ -74,17 +66,6 @@ export class Table {
   addSite(site: Site): void {
     this.#sites.set(site.id, site);
     site.module.sites.set(site.offset, site);
-  }
-
-  /** `count` uprobes were added to their sites; each of them holds its module. */
-  added(count: number): void {
-    this.#countUprobes(count);
-  }
-
-  #countUprobes(change: number): void {
-    const wasBusy = this.#uprobes > 0;
-    this.#uprobes += change;
-    if (this.#uprobes > 0 !== wasBusy) this.#onBusy(!wasBusy);
   }
 
   // What engines say

@@ -47,10 +47,13 @@ export class Running {
   stdout = '';
   stderr = '';
   readonly #closed: Promise<unknown>;
+  /** Status and signal of its own end; who has its output may go on. */
+  readonly exited: Promise<unknown[]>;
 
   constructor(args: readonly string[]) {
     this.child = spawn(process.execPath, [main, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
     this.#closed = once(this.child, 'close');
+    this.exited = once(this.child, 'exit');
     this.child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.stderr += text));
   }

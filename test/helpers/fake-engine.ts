@@ -125,7 +125,6 @@ export class FakeEngine implements Engine {
 export interface FakeSystem {
   readonly table: Table;
   readonly engine: FakeEngine;
-  readonly busy: boolean[];
   readonly registerAll: (specs: Iterable<UprobeSpec>) => Promise<UprobeGroup>;
   readonly registerOne: (spec: UprobeSpec) => Promise<Uprobe>;
 }
@@ -133,27 +132,23 @@ export interface FakeSystem {
 /** A table of its own with a fake trap engine. */
 export function fakeSystem(): FakeSystem {
   let engine: FakeEngine | undefined;
-  const busy: boolean[] = [];
-  const table = new Table(
-    (sinkOf): readonly EngineOffer[] => {
-      const made = (engine = new FakeEngine(sinkOf('trap')));
-      return [
-        {
-          name: 'trap',
-          refuseProcesses: (p) =>
-            typeof p === 'object' && 'tree' in p
-              ? { code: 'trees-not-supported', reason: 'no trees' }
-              : undefined,
-          canArm: () => made.canArm(),
-          engine: () => made,
-        },
-        { name: 'jump', unavailable: { code: 'engine-not-available', reason: 'there is no jump engine' } },
-      ];
-    },
-    (isBusy) => busy.push(isBusy),
-  );
+  const table = new Table((sinkOf): readonly EngineOffer[] => {
+    const made = (engine = new FakeEngine(sinkOf('trap')));
+    return [
+      {
+        name: 'trap',
+        refuseProcesses: (p) =>
+          typeof p === 'object' && 'tree' in p
+            ? { code: 'trees-not-supported', reason: 'no trees' }
+            : undefined,
+        canArm: () => made.canArm(),
+        engine: () => made,
+      },
+      { name: 'jump', unavailable: { code: 'engine-not-available', reason: 'there is no jump engine' } },
+    ];
+  });
   const registerAll = async (specs: Iterable<UprobeSpec>): Promise<UprobeGroup> =>
     new UprobeGroup(await register(table, checkSpecs(specs)));
   const registerOne = async (spec: UprobeSpec): Promise<Uprobe> => (await registerAll([spec])).at(0)!;
-  return { table, engine: engine!, busy, registerAll, registerOne };
+  return { table, engine: engine!, registerAll, registerOne };
 }

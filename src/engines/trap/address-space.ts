@@ -95,7 +95,8 @@ export class AddressSpace {
       for (const m of executable) {
         for (const want of wants) {
           const { offset } = want.site;
-          if (offset >= m.offset && offset < m.offset + (m.end - m.start)) result.set(m.start + offset - m.offset, want);
+          if (offset >= m.offset && offset < m.offset + (m.end - m.start))
+            result.set(m.start + offset - m.offset, want);
         }
       }
     }
@@ -110,7 +111,10 @@ export class AddressSpace {
     const ready: Arm[] = [];
     for (const request of fine) {
       const slot = this.#takeSlot(request.address, fine.length, allocate);
-      const code = slot === undefined ? undefined : bindSlot(request.template, asAddress(request.address), asAddress(slot));
+      const code =
+        slot === undefined
+          ? undefined
+          : bindSlot(request.template, asAddress(request.address), asAddress(slot));
       if (slot === undefined || code === undefined) {
         refusals.set(request.address, NO_SLOT);
         continue;
@@ -140,7 +144,9 @@ export class AddressSpace {
 
   /** The original bytes, in a copy of this memory that fork made. */
   restoreIn(memory: ProcessMemory, arms: Iterable<Arm>): void {
-    const texts = [...arms].map((a) => ({ address: a.address, byte: a.original })).toSorted((a, b) => a.address - b.address);
+    const texts = [...arms]
+      .map((a) => ({ address: a.address, byte: a.original }))
+      .toSorted((a, b) => a.address - b.address);
     this.#writeTexts(texts, memory, BREAKPOINT);
   }
 
@@ -191,8 +197,11 @@ export class AddressSpace {
       const text = this.memory.read(start, run.at(-1)!.address - start + run.at(-1)!.bytes.length);
       for (const request of run) {
         const { bytes, address } = request;
-        const now = text?.subarray(address - start, address - start + bytes.length) ?? this.memory.read(address, bytes.length);
-        if (now !== undefined && sameInstruction(now, bytes, (i) => this.arms.get(address + i)?.original)) fine.push(request);
+        const now =
+          text?.subarray(address - start, address - start + bytes.length) ??
+          this.memory.read(address, bytes.length);
+        if (now !== undefined && sameInstruction(now, bytes, (i) => this.arms.get(address + i)?.original))
+          fine.push(request);
         else refusals.set(address, now === undefined ? NOT_READABLE : textPatched(now[0] === BREAKPOINT));
       }
     }
@@ -204,7 +213,7 @@ export class AddressSpace {
   /** Slots side by side are written at once. */
   #flushSlots(): void {
     const writes = this.#slotWrites.splice(0).toSorted((a, b) => a.at - b.at);
-    for (let i = 0; i < writes.length; ) {
+    for (let i = 0; i < writes.length;) {
       let n = i + 1;
       while (n < writes.length && writes[n]!.at === writes[n - 1]!.at + SLOT_SIZE) n++;
       const image = new Uint8Array((n - i) * SLOT_SIZE).fill(BREAKPOINT);
@@ -215,7 +224,11 @@ export class AddressSpace {
   }
 
   /** Change single bytes of text, page by page. With `only`, just where that byte stands now. */
-  #writeTexts(texts: readonly { readonly address: number; readonly byte: number }[], memory = this.memory, only?: number): void {
+  #writeTexts(
+    texts: readonly { readonly address: number; readonly byte: number }[],
+    memory = this.memory,
+    only?: number,
+  ): void {
     for (const run of runs(texts)) {
       const start = run[0]!.address;
       const span = memory.read(start, run.at(-1)!.address - start + 1);
@@ -223,7 +236,8 @@ export class AddressSpace {
         for (const t of run) if (run.length > 1) this.#writeTexts([t], memory, only);
         continue;
       }
-      for (const t of run) if (only === undefined || span[t.address - start] === only) span[t.address - start] = t.byte;
+      for (const t of run)
+        if (only === undefined || span[t.address - start] === only) span[t.address - start] = t.byte;
       memory.write(start, span);
     }
   }
@@ -250,7 +264,10 @@ const NO_SLOT: Refusal = {
   reason: 'no executable memory could be had in the process within 2 GiB of the place',
   remedy: 'A seccomp filter or a memory limit of the process may forbid it',
 };
-const NOT_READABLE: Refusal = { code: 'text-not-readable', reason: 'the text of the process cannot be read at this place' };
+const NOT_READABLE: Refusal = {
+  code: 'text-not-readable',
+  reason: 'the text of the process cannot be read at this place',
+};
 const textPatched = (breakpoint: boolean): Refusal => ({
   code: 'text-already-patched',
   reason: breakpoint
@@ -259,7 +276,11 @@ const textPatched = (breakpoint: boolean): Refusal => ({
   remedy: 'End the other tool first',
 });
 
-function sameInstruction(now: Uint8Array, file: Uint8Array, originalAt: (i: number) => number | undefined): boolean {
+function sameInstruction(
+  now: Uint8Array,
+  file: Uint8Array,
+  originalAt: (i: number) => number | undefined,
+): boolean {
   return file.every((byte, i) => now[i] === byte || (now[i] === BREAKPOINT && originalAt(i) === byte));
 }
 
@@ -268,7 +289,7 @@ function* runs<T extends { readonly address: number }>(sorted: readonly T[]): Ge
   let run: T[] = [];
   for (const item of sorted) {
     const last = run.at(-1);
-    if (last !== undefined && (Math.floor(item.address / PAGE) !== Math.floor(last.address / PAGE))) {
+    if (last !== undefined && Math.floor(item.address / PAGE) !== Math.floor(last.address / PAGE)) {
       yield run;
       run = [];
     }

@@ -36,7 +36,8 @@ export class Arming {
 
   /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
   sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
-    if (asked !== undefined && this.#onlyConsumersChanged(process, asked)) return this.#reports(process, asked, new Map());
+    if (asked !== undefined && this.#onlyConsumersChanged(process, asked))
+      return this.#reports(process, asked, new Map());
     const { space } = process;
     this.tracees.freeze(space);
     try {
@@ -136,7 +137,11 @@ export class Arming {
     if (thread.activity.kind !== 'stepping') return;
     thread.activity = IDLE;
     this.restoreMask(thread);
-    if (thread.pending !== undefined && stopEvent(thread.pending) === 0 && stopSignal(thread.pending) === SIG.trap)
+    if (
+      thread.pending !== undefined &&
+      stopEvent(thread.pending) === 0 &&
+      stopSignal(thread.pending) === SIG.trap
+    )
       thread.pending = PLAIN_STOP;
   }
 
@@ -147,7 +152,11 @@ export class Arming {
     thread.savedMask = undefined;
   }
 
-  #reports(process: Process, asked: ReadonlySet<number> | undefined, refusals: ReadonlyMap<number, Refusal>): ArmReport[] {
+  #reports(
+    process: Process,
+    asked: ReadonlySet<number> | undefined,
+    refusals: ReadonlyMap<number, Refusal>,
+  ): ArmReport[] {
     const armed = new Set<number>();
     for (const arm of process.space.arms.values()) if (arm.want !== undefined) armed.add(arm.want.site.id);
     const reports: ArmReport[] = [];
@@ -158,7 +167,12 @@ export class Arming {
       }
       const refusal = refusals.get(id);
       const state = armed.has(id) ? 'armed' : refusal === undefined ? 'pending' : 'refused';
-      const report: ArmReport = { siteId: id, pid: process.pid, state, ...(refusal === undefined ? {} : { refusal }) };
+      const report: ArmReport = {
+        siteId: id,
+        pid: process.pid,
+        state,
+        ...(refusal === undefined ? {} : { refusal }),
+      };
       if (asked !== undefined || process.states.get(id)?.state !== state) reports.push(report);
       process.states.set(id, report);
     }
@@ -223,7 +237,9 @@ export class Arming {
 
   /** Whether the stop of this thread is for a breakpoint instruction: the kernel says SI_KERNEL for int3. */
   breakpointInfo(thread: Thread): boolean {
-    return this.tracees.readInfo(thread) && this.tracees.scratch.infoFields.getInt32(SI_CODE, true) === SI_KERNEL;
+    return (
+      this.tracees.readInfo(thread) && this.tracees.scratch.infoFields.getInt32(SI_CODE, true) === SI_KERNEL
+    );
   }
 
   #trapQueued(thread: Thread): boolean {
@@ -293,4 +309,5 @@ function takeWatch(requests: ArmRequest[], address: number): ArmRequest['watch']
   return i < 0 ? undefined : requests.splice(i, 1)[0]!.watch;
 }
 
-const ended = (pid: number): ProcessError => new ProcessError('no-such-process', pid, `process ${pid} has ended`);
+const ended = (pid: number): ProcessError =>
+  new ProcessError('no-such-process', pid, `process ${pid} has ended`);

@@ -2,7 +2,7 @@
 import { futexWake } from '../../linux/futex.js';
 import { ptrace } from '../../linux/ptrace.js';
 import type { Arm } from './address-space.js';
-import { AWAKE, FIELD, FP, Mailbox, PHASE, SLOTS, STATE, VERDICT, WORD } from './mailbox.js';
+import { AWAKE, FIELD, FP, PHASE, SLOTS, STATE, VERDICT, WORD, type Mailbox } from './mailbox.js';
 import { IDLE, type Thread } from './thread.js';
 
 export interface HitReply {
@@ -111,7 +111,8 @@ export class Hits {
   nextDeadline(): number | undefined {
     let first: number | undefined;
     for (const { activity } of this.#waiting.values()) {
-      if (activity.kind === 'handlers' && (first === undefined || activity.expires < first)) first = activity.expires;
+      if (activity.kind === 'handlers' && (first === undefined || activity.expires < first))
+        first = activity.expires;
     }
     return first === undefined ? undefined : Math.max(0, first - performance.now());
   }
@@ -119,7 +120,9 @@ export class Hits {
   /** The threads whose hits have waited too long. */
   expired(): Thread[] {
     const now = performance.now();
-    return [...this.#waiting.values()].filter((t) => t.activity.kind === 'handlers' && t.activity.expires <= now);
+    return [...this.#waiting.values()].filter(
+      (t) => t.activity.kind === 'handlers' && t.activity.expires <= now,
+    );
   }
 
   /** Handlers that wait for floating-point registers get them. */

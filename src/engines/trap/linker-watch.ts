@@ -48,7 +48,13 @@ function findStubs(bytes: Uint8Array, start: number, nr: number, watch: MappingC
   const found: ArmRequest[] = [];
   for (let at = text.indexOf(pattern); at >= 0; at = text.indexOf(pattern, at + 1)) {
     const address = start + at;
-    found.push({ address, bytes: pattern.subarray(0, LOAD_LENGTH), template: loadTemplate(nr), want: undefined, watch });
+    found.push({
+      address,
+      bytes: pattern.subarray(0, LOAD_LENGTH),
+      template: loadTemplate(nr),
+      want: undefined,
+      watch,
+    });
   }
   return found;
 }
@@ -60,7 +66,9 @@ function linkerText(pid: number, maps: readonly Mapping[]): Mapping | undefined 
   const inside = base === 0 ? (aux.get(AT_ENTRY) ?? 0) : base;
   const file = maps.find((m) => inside >= m.start && inside < m.end);
   if (file === undefined || file.ino === 0n) return undefined;
-  return maps.find((m) => m.perms[2] === 'x' && m.ino === file.ino && m.dev === file.dev && (base === 0 || m.start >= base));
+  return maps.find(
+    (m) => m.perms[2] === 'x' && m.ino === file.ino && m.dev === file.dev && (base === 0 || m.start >= base),
+  );
 }
 
 function auxiliaryVector(pid: number): Map<number, number> {

@@ -80,7 +80,11 @@ export class Mailbox {
 
   /** The header words of a slot. Views are made once: they are on the path of every hit. */
   slot(index: number): Int32Array {
-    return (this.#slotWords[index] ??= new Int32Array(this.#region.bytes.buffer, this.#slotAt(index), SLOT_BYTES / 4));
+    return (this.#slotWords[index] ??= new Int32Array(
+      this.#region.bytes.buffer,
+      this.#slotAt(index),
+      SLOT_BYTES / 4,
+    ));
   }
   regs(index: number): BigUint64Array {
     return (this.#slotRegs[index] ??= new BigUint64Array(
@@ -91,7 +95,11 @@ export class Mailbox {
   }
   /** One word: CLOCK_MONOTONIC, ns. */
   time(index: number): BigUint64Array {
-    return (this.#slotTime[index] ??= new BigUint64Array(this.#region.bytes.buffer, this.#slotAt(index) + 64, 1));
+    return (this.#slotTime[index] ??= new BigUint64Array(
+      this.#region.bytes.buffer,
+      this.#slotAt(index) + 64,
+      1,
+    ));
   }
   fpRegs(index: number): Uint8Array {
     return new Uint8Array(this.#region.bytes.buffer, this.#slotAt(index) + SLOT_FPREGS, 512);

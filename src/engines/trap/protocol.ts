@@ -30,9 +30,20 @@ export type Answer =
   | { readonly kind: 'done'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'failed'; readonly id: number; readonly error: PlainError }
   | { readonly kind: 'state'; readonly report: ArmReport }
-  | { readonly kind: 'missed'; readonly siteId: number; readonly pid: number; readonly phase: 'pre' | 'post'; readonly why: string }
+  | {
+      readonly kind: 'missed';
+      readonly siteId: number;
+      readonly pid: number;
+      readonly phase: 'pre' | 'post';
+      readonly why: string;
+    }
   | { readonly kind: 'ended'; readonly pid: number }
-  | { readonly kind: 'exited'; readonly pid: number; readonly code: number | null; readonly signal: number | null }
+  | {
+      readonly kind: 'exited';
+      readonly pid: number;
+      readonly code: number | null;
+      readonly signal: number | null;
+    }
   | { readonly kind: 'crashed'; readonly error: PlainError };
 
 /** An error between threads: structured clone would lose its class and code. */
@@ -53,7 +64,12 @@ export function toPlain(e: unknown): PlainError {
   }
   if (e instanceof ProcessError) return { message: e.message, code: e.code, pid: e.pid };
   if (e instanceof UprobeError) return { message: e.message, code: e.code };
-  if (e instanceof Error) return { message: e.message, code: 'internal-error', ...(e.stack === undefined ? {} : { stack: e.stack }) };
+  if (e instanceof Error)
+    return {
+      message: e.message,
+      code: 'internal-error',
+      ...(e.stack === undefined ? {} : { stack: e.stack }),
+    };
   return { message: String(e), code: 'internal-error' };
 }
 

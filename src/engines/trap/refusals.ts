@@ -2,15 +2,17 @@
 import type { Refusal } from '../../base/errors.js';
 import type { ArmableSite, Consumer } from '../engine.js';
 
-export function refusalFor(
-  site: ArmableSite,
-  consumers: readonly Consumer[],
-): Refusal | undefined {
+export function refusalFor(site: ArmableSite, consumers: readonly Consumer[]): Refusal | undefined {
   if (consumers.some((c) => c.processes === 'all')) return NEEDS_PROCESSES;
   if (consumers.some((c) => c.fault)) return NO_FAULT;
   if (consumers.some((c) => c.return)) return NO_RETURN;
   if (site.template === undefined)
-    return site.refusal ?? { code: 'cannot-displace', reason: 'the instruction at this place cannot run out of line' };
+    return (
+      site.refusal ?? {
+        code: 'cannot-displace',
+        reason: 'the instruction at this place cannot run out of line',
+      }
+    );
   return undefined;
 }
 
@@ -23,5 +25,6 @@ const NO_FAULT: Refusal = { code: 'no-fault-handlers', reason: 'the trap engine 
 const NO_RETURN: Refusal = {
   code: 'no-return-handlers',
   reason: 'the trap engine has no return handlers yet',
-  remedy: "Probe the function's `ret` instructions instead (SYMBOL+0xOFFSET; `uprobe plan PATH:SYMBOL+*` shows them)",
+  remedy:
+    "Probe the function's `ret` instructions instead (SYMBOL+0xOFFSET; `uprobe plan PATH:SYMBOL+*` shows them)",
 };

@@ -48,13 +48,15 @@ export class RemoteSyscalls {
     const { space } = thread.process;
     const filtered = seccompMode(thread.tid) === 2;
     // A filter may kill for a system call that the program never makes; with CAP_SYS_ADMIN it can be held off.
-    if (filtered && ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0) return -1;
+    if (filtered && ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0)
+      return -1;
     try {
       for (const address of gapsNear(space.maps(), near, length)) {
         const flags = MAP.private | MAP.anonymous | MAP.fixedNoreplace;
         const got = this.call(thread, NR.mmap, [address, length, PROT.read | PROT.exec, flags, -1, 0]);
         if (got === address) return got;
-        if (got > 0) this.call(thread, NR.munmap, [got, length]); // before 4.17 the flag was only a hint
+        if (got > 0)
+          this.call(thread, NR.munmap, [got, length]); // before 4.17 the flag was only a hint
         else if (got === -1 || got === -13 || got === -12) return got;
       }
       return -12;
@@ -77,7 +79,8 @@ export class RemoteSyscalls {
   #keepStop(thread: Thread): void {
     const { pending } = thread;
     if (thread.savedInfo !== undefined || (pending !== undefined && stopEvent(pending) !== 0)) return;
-    if (ptrace.getSigInfo(thread.tid, this.tracees.scratch.infoAddress)) thread.savedInfo = this.tracees.scratch.info.slice();
+    if (ptrace.getSigInfo(thread.tid, this.tracees.scratch.infoAddress))
+      thread.savedInfo = this.tracees.scratch.info.slice();
   }
 
   /** Step until the thread stops for the step itself (at `ip`, when given). Its registers are then in the scratch. */
@@ -95,28 +98,42 @@ export class RemoteSyscalls {
         thread.interrupted = false;
         continue;
       }
-      if (stopSignal(status) === SIG.trap && (ip === undefined || Number(scratch.regs[REG.ip]) === ip)) return;
+      if (stopSignal(status) === SIG.trap && (ip === undefined || Number(scratch.regs[REG.ip]) === ip))
+        return;
       if (!ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
       // a step that begins in the exit of a system call (exec) stops once before it has stepped (si_code: TRAP_BRKPT)
       if (stopSignal(status) !== SIG.trap || scratch.infoFields.getInt32(SI_CODE, true) <= 0)
         thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
     }
-    throw new ProcessError('cannot-step', thread.process.pid, `thread ${thread.tid} gets signals faster than it can be stepped`);
+    throw new ProcessError(
+      'cannot-step',
+      thread.process.pid,
+      `thread ${thread.tid} gets signals faster than it can be stepped`,
+    );
   }
 
   /** Where this memory has a `syscall` instruction. */
   #gadget(space: AddressSpace): number {
     if (space.gadget !== undefined) return space.gadget;
     const executable = space.maps().filter((m) => m.perms[2] === 'x' && m.perms[0] === 'r');
-    const vdsoFirst = executable.toSorted((a, b) => Number(b.path === '[vdso]') - Number(a.path === '[vdso]'));
+    const vdsoFirst = executable.toSorted(
+      (a, b) => Number(b.path === '[vdso]') - Number(a.path === '[vdso]'),
+    );
     for (const m of vdsoFirst) {
       for (let at = m.start; at < m.end; at += 1 << 20) {
         const text = space.memory.read(at, Math.min((1 << 20) + 1, m.end - at));
-        const found = text === undefined ? -1 : Buffer.from(text.buffer, text.byteOffset, text.length).indexOf(SYSCALL_INSTRUCTION);
+        const found =
+          text === undefined
+            ? -1
+            : Buffer.from(text.buffer, text.byteOffset, text.length).indexOf(SYSCALL_INSTRUCTION);
         if (found >= 0) return (space.gadget = at + found);
       }
     }
-    throw new ProcessError('no-syscall-instruction', space.pid, `process ${space.pid} has no system call instruction in its text`);
+    throw new ProcessError(
+      'no-syscall-instruction',
+      space.pid,
+      `process ${space.pid} has no system call instruction in its text`,
+    );
   }
 }
 

@@ -7,7 +7,13 @@ import type { ArmReport } from '../engine.js';
 export type Activity =
   | { readonly kind: 'none' }
   /** A hit of it is with the handlers; `slot` is the mailbox slot, `expires` as performance.now() counts. */
-  | { readonly kind: 'handlers'; readonly slot: number; readonly arm: Arm; readonly phase: 'pre' | 'post'; readonly expires: number }
+  | {
+      readonly kind: 'handlers';
+      readonly slot: number;
+      readonly arm: Arm;
+      readonly phase: 'pre' | 'post';
+      readonly expires: number;
+    }
   /** Stepping through the XOL slot: for its post handlers, or so that a held signal finds it outside. */
   | { readonly kind: 'stepping'; readonly arm: Arm; readonly post: boolean }
   /** On its way through a system call that may change the mappings. */

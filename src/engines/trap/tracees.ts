@@ -14,7 +14,19 @@ import { REG_WORDS } from './mailbox.js';
 import { IDLE, Process, Thread } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
-export const REG = { r10: 7, r9: 8, r8: 9, ax: 10, cx: 11, dx: 12, si: 13, di: 14, origAx: 15, ip: 16, sp: 19 } as const;
+export const REG = {
+  r10: 7,
+  r9: 8,
+  r8: 9,
+  ax: 10,
+  cx: 11,
+  dx: 12,
+  si: 13,
+  di: 14,
+  origAx: 15,
+  ip: 16,
+  sp: 19,
+} as const;
 export const SIGINFO_BYTES = 128;
 
 const OPTIONS = OPTION.sysgood | OPTION.fork | OPTION.vfork | OPTION.clone | OPTION.exec | OPTION.vforkDone;
@@ -236,7 +248,11 @@ export class Tracees {
         ptrace.seize(tid, OPTIONS);
       } catch (e) {
         // Ended between the listing and now, or made by a thread of which we have just become the tracer
-        if (e instanceof SyscallError && (e.errno === ERRNO.ESRCH || statusField(tid, 'TracerPid') === String(this.bell.tid))) continue;
+        if (
+          e instanceof SyscallError &&
+          (e.errno === ERRNO.ESRCH || statusField(tid, 'TracerPid') === String(this.bell.tid))
+        )
+          continue;
         throw e;
       }
       this.addThread(tid, process);
@@ -263,7 +279,8 @@ export class Tracees {
   freeze(space: AddressSpace): void {
     space.frozen++;
     const mustStop = (t: Thread): boolean => t.running && !t.inVfork;
-    for (const t of space.threads) if (mustStop(t) && !t.interrupted) t.interrupted = ptrace.interruptIfThere(t.tid);
+    for (const t of space.threads)
+      if (mustStop(t) && !t.interrupted) t.interrupted = ptrace.interruptIfThere(t.tid);
     const limit = performance.now() + STOP_TIMEOUT;
     for (;;) {
       const late = [...space.threads].find(mustStop);
@@ -303,7 +320,8 @@ export class Tracees {
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
-    if (thread.process.space.traceSyscalls || thread.activity.kind === 'mapping-call') ptrace.untilSyscall(thread.tid, signal);
+    if (thread.process.space.traceSyscalls || thread.activity.kind === 'mapping-call')
+      ptrace.untilSyscall(thread.tid, signal);
     else ptrace.cont(thread.tid, signal);
   }
 
@@ -360,4 +378,3 @@ function statusField(tid: number, field: string): string | undefined {
 }
 
 const threadState = (tid: number): string => statusField(tid, 'State') ?? 'gone';
-

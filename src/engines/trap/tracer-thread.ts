@@ -11,8 +11,7 @@ if (port === null) throw new Error('tracer-thread.js is the worker of the trap e
 
 const mailbox = Mailbox.open((workerData as TracerInit).mailbox);
 const answer = (message: Answer): void => port.postMessage(message);
-const nextCommand = (): Command | undefined =>
-  (receiveMessageOnPort(port) as { message: Command } | undefined)?.message;
+const nextCommand = (): Command | undefined => receiveMessageOnPort(port)?.message as Command | undefined;
 
 try {
   new Tracer(mailbox, answer, nextCommand, availableParallelism()).run();

@@ -69,7 +69,9 @@ export class Tracer implements StopListener {
     this.#spins = cpus > 1;
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
-    this.#arming = new Arming(this.#tracees, (thread) => this.#missed(thread, 'the probe was removed while the hit waited'));
+    this.#arming = new Arming(this.#tracees, (thread) =>
+      this.#missed(thread, 'the probe was removed while the hit waited'),
+    );
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
@@ -113,7 +115,8 @@ export class Tracer implements StopListener {
   }
 
   #takeReplies(): void {
-    for (let reply = this.#hits.takeReply(); reply !== undefined; reply = this.#hits.takeReply()) this.#replied(reply);
+    for (let reply = this.#hits.takeReply(); reply !== undefined; reply = this.#hits.takeReply())
+      this.#replied(reply);
   }
 
   // ---- commands
@@ -179,7 +182,8 @@ export class Tracer implements StopListener {
   #bringProcessAbout(pid: number, ids: ReadonlySet<number>, newcomer: boolean): ArmReport[] {
     let process = this.#tracees.processes.get(pid);
     if (process === undefined || process.role !== 'wanted') {
-      if (!newcomer) return [...ids].filter((id) => this.#sites.has(id)).map((siteId) => ({ siteId, pid, state: 'gone' }));
+      if (!newcomer)
+        return [...ids].filter((id) => this.#sites.has(id)).map((siteId) => ({ siteId, pid, state: 'gone' }));
       process = this.#attach(pid, process);
     }
     for (const id of ids) {
@@ -198,7 +202,8 @@ export class Tracer implements StopListener {
   /** A process that is still on its way out of our hands is waited for, then attached anew. */
   #attach(pid: number, leaving: Process | undefined): Process {
     const limit = performance.now() + CLOSE_TIMEOUT;
-    while (leaving !== undefined && leaving.threads.size > 0 && performance.now() < limit) this.#tracees.take(50);
+    while (leaving !== undefined && leaving.threads.size > 0 && performance.now() < limit)
+      this.#tracees.take(50);
     return this.#tracees.attach(pid);
   }
 
@@ -249,7 +254,8 @@ export class Tracer implements StopListener {
       }
     }
     const limit = performance.now() + CLOSE_TIMEOUT;
-    while ([...this.#tracees.threads.values()].some((t) => !t.inVfork) && performance.now() < limit) this.#tracees.take(50);
+    while ([...this.#tracees.threads.values()].some((t) => !t.inVfork) && performance.now() < limit)
+      this.#tracees.take(50);
   }
 
   // ---- what stops mean
@@ -319,16 +325,21 @@ export class Tracer implements StopListener {
 
   /** SIGTRAP: a breakpoint of ours, a step of ours, or the program's own business. */
   #trapped(thread: Thread): void {
-    if (thread.activity.kind === 'stepping') return this.#stepped(thread, thread.activity.arm, thread.activity.post);
+    if (thread.activity.kind === 'stepping')
+      return this.#stepped(thread, thread.activity.arm, thread.activity.post);
     const { space } = thread.process;
     const slot = this.#hits.nextSlot;
     const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
-    if (!ptrace.getRegs(thread.tid, slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot))) return;
+    if (
+      !ptrace.getRegs(thread.tid, slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot))
+    )
+      return;
     const address = Number(regs[REG.ip]) - 1;
     const arm = space.arms.get(address);
     if (arm === undefined) return this.#strangeTrap(thread, address);
     // one byte behind a one-byte instruction a thread may be for other reasons
-    if (arm.template.length === 1 && !this.#arming.breakpointInfo(thread)) return this.#tracees.resume(thread, SIG.trap);
+    if (arm.template.length === 1 && !this.#arming.breakpointInfo(thread))
+      return this.#tracees.resume(thread, SIG.trap);
     this.#hit(thread, arm, slot);
   }
 
@@ -345,7 +356,8 @@ export class Tracer implements StopListener {
   #hit(thread: Thread, arm: Arm, slot: number): void {
     this.#cpu.hit(thread);
     const { want } = arm;
-    if (want === undefined || thread.process !== thread.process.space.owner) return this.#runDisplaced(thread, arm);
+    if (want === undefined || thread.process !== thread.process.space.owner)
+      return this.#runDisplaced(thread, arm);
     for (const counter of want.counters) this.mailbox.counters[counter]!++;
     if (!want.handlers) return this.#runDisplaced(thread, arm);
     if (slot < 0) {
@@ -430,7 +442,8 @@ export class Tracer implements StopListener {
   #signalled(thread: Thread, signal: number): void {
     const { space } = thread.process;
     const { scratch } = this.#tracees;
-    if (space.areas.length === 0 || !ptrace.getRegs(thread.tid, scratch.address)) return this.#deliver(thread, signal);
+    if (space.areas.length === 0 || !ptrace.getRegs(thread.tid, scratch.address))
+      return this.#deliver(thread, signal);
     const ip = Number(scratch.regs[REG.ip]);
     const inside = space.inSlot(ip);
     if (inside === undefined) return this.#deliver(thread, signal);
@@ -456,7 +469,8 @@ export class Tracer implements StopListener {
   /** The instruction first: as the kernel's uprobes do, the signal is delivered when it has ended. */
   #holdSignal(thread: Thread, arm: Arm, signal: number): void {
     const { scratch } = this.#tracees;
-    if (this.#tracees.readInfo(thread)) thread.held.push({ signal, info: scratch.info.slice(0, SIGINFO_BYTES) });
+    if (this.#tracees.readInfo(thread))
+      thread.held.push({ signal, info: scratch.info.slice(0, SIGINFO_BYTES) });
     if (thread.savedMask === undefined && ptrace.getSigMask(thread.tid, scratch.wordAddress)) {
       thread.savedMask = scratch.word[0]!;
       scratch.word[0] = thread.savedMask | ALL_BUT_FAULTS;
@@ -509,7 +523,9 @@ export class Tracer implements StopListener {
     const { scratch } = this.#tracees;
     ptrace.getRegs(thread.tid, scratch.address);
     const ip = Number(scratch.regs[REG.ip]);
-    return ip >= arm.slot && ip < arm.slot + arm.template.code.length ? arm.address + arm.template.length : ip;
+    return ip >= arm.slot && ip < arm.slot + arm.template.code.length
+      ? arm.address + arm.template.length
+      : ip;
   }
 
   #missed(thread: Thread, why: string): boolean {

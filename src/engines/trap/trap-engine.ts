@@ -77,12 +77,13 @@ class Trap implements TrapEngine {
       execArgv: [],
       name: 'uprobe-tracer',
     });
-    this.#worker.unref();
     this.#worker.on('message', (message: Answer) => this.#answered(message));
     this.#worker.on('error', (e) => this.#failed(e));
     this.#worker.on('exit', () => {
-      if (!this.#closed) this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
+      if (!this.#closed)
+        this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
     });
+    this.#worker.unref(); // after the listeners, which keep the process alive
     this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
   }
 
@@ -136,7 +137,10 @@ class Trap implements TrapEngine {
     if (known !== undefined) return known;
     const counter = this.#freeCounters.pop() ?? this.#nextCounter++;
     if (counter >= COUNTERS)
-      throw new UprobeError('too-many-uprobes', `no more than ${COUNTERS} uprobes without handlers can be registered at once`);
+      throw new UprobeError(
+        'too-many-uprobes',
+        `no more than ${COUNTERS} uprobes without handlers can be registered at once`,
+      );
     this.#mailbox.counters[counter] = 0n;
     this.#counters.set(consumer.id, counter);
     return counter;
@@ -158,7 +162,9 @@ class Trap implements TrapEngine {
 
   counted(consumerId: number): bigint {
     const counter = this.#counters.get(consumerId);
-    return counter === undefined ? (this.#finalCounts.get(consumerId) ?? 0n) : this.#mailbox.counters[counter]!;
+    return counter === undefined
+      ? (this.#finalCounts.get(consumerId) ?? 0n)
+      : this.#mailbox.counters[counter]!;
   }
 
   async spawn(program: Program): Promise<StartedProgram> {
@@ -166,7 +172,9 @@ class Trap implements TrapEngine {
     // listener is there in time when it is made in the same turn as the answer arrives.
     let finish: (status: Ended) => void = () => undefined;
     const exited = new Promise<Ended>((resolve) => (finish = resolve));
-    const pid = (await this.#command({ kind: 'spawn', program }, (value) => this.#exits.set(value as number, finish))) as number;
+    const pid = (await this.#command({ kind: 'spawn', program }, (value) =>
+      this.#exits.set(value as number, finish),
+    )) as number;
     return {
       pid,
       exited,
@@ -204,7 +212,8 @@ class Trap implements TrapEngine {
     command: Command extends infer C ? (C extends Command ? Omit<C, 'id'> : never) : never,
     onDone?: (value: unknown) => void,
   ): Promise<unknown> {
-    if (this.#closed) return Promise.reject(new UprobeError('engine-closed', 'the trap engine has been closed'));
+    if (this.#closed)
+      return Promise.reject(new UprobeError('engine-closed', 'the trap engine has been closed'));
     const id = this.#nextCommand++;
     return new Promise((resolve, reject) => {
       this.#waiters.set(id, {
@@ -214,7 +223,7 @@ class Trap implements TrapEngine {
         },
         reject,
       });
-      this.#send({ ...command, id } as Command);
+      this.#send({ ...command, id });
       this.#keepAlive();
     });
   }
@@ -273,7 +282,7 @@ class Trap implements TrapEngine {
 
   #failed(error: Error): void {
     this.#closed = true;
-    for (const { reject } of this.#waiters.values()) reject(error);
+    for (const waiter of this.#waiters.values()) waiter.reject(error);
     this.#waiters.clear();
     this.sink.failed(error);
     this.#worker.unref();
@@ -383,9 +392,17 @@ class SharedHit implements RawHit {
   write(address: bigint, bytes: Uint8Array): void {
     const reachable = address >= 0n && address + BigInt(bytes.length) <= BigInt(Number.MAX_SAFE_INTEGER);
     if (!this.alive())
-      throw new ProcessError('hit-is-over', this.pid, `the hit in thread ${this.tid} is over: its deadline has passed`);
+      throw new ProcessError(
+        'hit-is-over',
+        this.pid,
+        `the hit in thread ${this.tid} is over: its deadline has passed`,
+      );
     if (!reachable || !writeMemory(this.#words[FIELD.memFd]!, Number(address), bytes))
-      throw new ProcessError('not-writable', this.pid, `process ${this.pid} has no writable memory at 0x${address.toString(16)}`);
+      throw new ProcessError(
+        'not-writable',
+        this.pid,
+        `process ${this.pid} has no writable memory at 0x${address.toString(16)}`,
+      );
   }
 
   floatRegs(): Uint8Array {
@@ -397,7 +414,11 @@ class SharedHit implements RawHit {
       futexWait(this.mailbox.fieldAddress(this.#index, FIELD.fp), FP.wanted, 20);
     }
     if (Atomics.load(words, FIELD.fp) !== FP.ready)
-      throw new ProcessError('no-float-registers', this.pid, `the floating-point registers of thread ${this.tid} could not be read`);
+      throw new ProcessError(
+        'no-float-registers',
+        this.pid,
+        `the floating-point registers of thread ${this.tid} could not be read`,
+      );
     return this.mailbox.fpRegs(this.#index);
   }
 }

