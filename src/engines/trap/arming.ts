@@ -67,11 +67,11 @@ export class Arming {
   #change(process: Process, space: AddressSpace): Map<number, Refusal> {
     const maps = space.maps();
     const wanted = space.wanted(maps);
-    const requests: ArmRequest[] = [];
+    const requests = new Map<number, ArmRequest>();
     if (!space.watched && process.wants.size > 0) {
       space.watched = true;
-      requests.push(...linkerStubs(space, maps));
-      space.traceSyscalls = requests.length === 0;
+      for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
+      space.traceSyscalls = requests.size === 0;
     }
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
@@ -81,12 +81,19 @@ export class Arming {
     this.#disarm(space, surplus);
     for (const [address, want] of wanted) {
       if (space.arms.has(address)) continue;
-      const watch = takeWatch(requests, address);
-      requests.push({ address, bytes: want.site.instruction.bytes, template: templateOf(want), want, watch });
+      // a linker stub that is wanted by a uprobe too becomes one breakpoint with both uses
+      const watch = requests.get(address)?.watch;
+      requests.set(address, {
+        address,
+        bytes: want.site.instruction.bytes,
+        template: templateOf(want),
+        want,
+        watch,
+      });
     }
     const bySite = new Map<number, Refusal>();
-    if (requests.length === 0) return bySite;
-    const refused = space.arm(requests, (near, length) => this.#allocate(space, near, length));
+    if (requests.size === 0) return bySite;
+    const refused = space.arm([...requests.values()], (near, length) => this.#allocate(space, near, length));
     for (const [address, refusal] of refused) {
       const want = wanted.get(address);
       if (want !== undefined) bySite.set(want.site.id, refusal);
@@ -301,12 +308,6 @@ export class Arming {
 function templateOf(want: Want): SlotTemplate {
   if (want.site.template === undefined) throw new Error(`site ${want.site.id} has no template`);
   return want.site.template;
-}
-
-/** A linker stub that is wanted by a uprobe too becomes one breakpoint with both uses. */
-function takeWatch(requests: ArmRequest[], address: number): ArmRequest['watch'] {
-  const i = requests.findIndex((r) => r.address === address && r.watch !== undefined);
-  return i < 0 ? undefined : requests.splice(i, 1)[0]!.watch;
 }
 
 const ended = (pid: number): ProcessError =>

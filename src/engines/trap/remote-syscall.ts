@@ -46,11 +46,7 @@ export class RemoteSyscalls {
   /** Executable memory within reach of `near`: its address, or minus the errno. */
   allocateNear(thread: Thread, near: number, length: number): number {
     const { space } = thread.process;
-    const filtered = seccompMode(thread.tid) === 2;
-    // A filter may kill for a system call that the program never makes; with CAP_SYS_ADMIN it can be held off.
-    if (filtered && ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0)
-      return -1;
-    try {
+    const allocate = (): number => {
       for (const address of gapsNear(space.maps(), near, length)) {
         const flags = MAP.private | MAP.anonymous | MAP.fixedNoreplace;
         const got = this.call(thread, NR.mmap, [address, length, PROT.read | PROT.exec, flags, -1, 0]);
@@ -60,13 +56,29 @@ export class RemoteSyscalls {
         else if (got === -1 || got === -13 || got === -12) return got;
       }
       return -12;
-    } finally {
-      if (filtered) ptrace.setOptions(thread.tid, this.tracees.options);
-    }
+    };
+    return this.#withoutFilter(thread, allocate) ?? -1;
   }
 
+  /** Where a filter forbids it the memory stays: harmless, and nothing runs in it any more. */
   unmap(thread: Thread, areas: readonly { readonly start: number; readonly size: number }[]): void {
-    for (const { start, size } of areas) this.call(thread, NR.munmap, [start, size]);
+    this.#withoutFilter(thread, () => {
+      for (const { start, size } of areas) this.call(thread, NR.munmap, [start, size]);
+    });
+  }
+
+  /**
+   * Seccomp may kill for a system call that the program never makes: with CAP_SYS_ADMIN it can be held off, in strict
+   * mode too. undefined, and nothing done, where it cannot.
+   */
+  #withoutFilter<T>(thread: Thread, body: () => T): T | undefined {
+    if (seccompMode(thread.tid) === 0) return body();
+    if (ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0) return undefined;
+    try {
+      return body();
+    } finally {
+      ptrace.setOptions(thread.tid, this.tracees.options);
+    }
   }
 
   /** One step by a stopped thread, to its next instruction; signals that come instead are held. */
