@@ -222,6 +222,7 @@ export class Tracees {
 
   /** Attach every thread of a running process. None of them has been stopped yet. */
   attach(pid: number): Process {
+    this.#refuseForeignChild(pid);
     let process: Process | undefined;
     try {
       ptrace.seize(pid, OPTIONS);
@@ -237,6 +238,17 @@ export class Tracees {
       const code = e instanceof SyscallError && e.errno === ERRNO.ESRCH ? 'no-such-process' : 'cannot-attach';
       throw new ProcessError(code, pid, `process ${pid} cannot be attached: ${messageOf(e)}`, { cause: e });
     }
+  }
+
+  /** ptrace(2): stops of a child are also reported to its parent's waits, and Node's event loop waits for its children. */
+  #refuseForeignChild(pid: number): void {
+    if (this.children.has(pid) || statusField(pid, 'PPid') !== String(process.pid)) return;
+    throw new ProcessError(
+      'is-our-child',
+      pid,
+      `process ${pid} was started by this program with node:child_process, whose waiting for it would take its stops away ` +
+        'from the tracer: start it with spawnTarget instead',
+    );
   }
 
   #seizeNewThreads(process: Process): boolean {
