@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { text } from 'node:stream/consumers';
+import { test } from 'node:test';
+import { PlaceError, openModule, registerUprobes, spawnTarget, type UprobeSpec } from 'uprobe';
+import { compileFixture, privateCopy } from '../helpers/compile.js';
+import { stepCounts } from '../helpers/oracle.js';
+
+type Handlers = 'none' | 'pre' | 'pre and post';
+
+interface Case {
+  readonly program: string;
+  readonly args?: readonly string[];
+  readonly handlers: Handlers;
+  /** Compare every instruction's count with the single-stepped run: for programs with one thread and one process. */
+  readonly oracle: boolean;
+  /** Functions left alone. */
+  readonly without?: readonly string[];
+  readonly flags?: readonly string[];
+  /** What of the output depends on time. */
+  readonly vague?: RegExp;
+}
+
+/**
+ * faults: its handler compares what it got for SIGTRAP with SIGTRAP blocked; a breakpoint hit with SIGTRAP blocked costs the
+ * program its handler (docs/limits.md).
+ */
+const cases: readonly Case[] = [
+  { program: 'calls', handlers: 'none', oracle: true },
+  { program: 'calls', handlers: 'pre', oracle: true },
+  { program: 'calls', handlers: 'pre and post', oracle: true },
+  { program: 'calls', handlers: 'none', oracle: true, flags: ['-O0', '-no-pie'] },
+  { program: 'calls', handlers: 'none', oracle: true, flags: ['-O2', '-static'] },
+  { program: 'instructions', handlers: 'none', oracle: true },
+  { program: 'longjmp', handlers: 'pre and post', oracle: true },
+  { program: 'faults', handlers: 'pre and post', oracle: true, without: ['on_fault', 'compare'] },
+  { program: 'exceptions', handlers: 'pre and post', oracle: false },
+  { program: 'exits', handlers: 'none', oracle: true },
+  { program: 'threads', args: ['3', '100', '2'], handlers: 'pre and post', oracle: false },
+  { program: 'forker', handlers: 'pre', oracle: false },
+  { program: 'execer', handlers: 'none', oracle: false },
+  { program: 'signals', args: ['200'], handlers: 'pre', oracle: false, vague: /in_handler=\d+/ },
+];
+
+/** Every instruction of the program's own functions that can be probed. */
+function everyInstruction(program: string, pid: number, without: readonly string[]): UprobeSpec[] {
+  const view = openModule(program);
+  const specs = new Map<number, UprobeSpec>();
+  for (const fn of view.functions()) {
+    if (without.includes(fn.name)) continue;
+    for (const { offset } of view.instructions(fn)) {
+      if (specs.has(offset)) continue;
+      try {
+        if (view.plan({ offset }, { processes: pid }).chosen === undefined) continue;
+        specs.set(offset, { pathname: program, offset, processes: pid });
+      } catch (e) {
+        // _init has no size: decoding on from it, over padding, loses step in the linkage table behind it
+        assert.ok(e instanceof PlaceError && fn.name === '_init', String(e));
+      }
+    }
+  }
+  view.close();
+  return [...specs.values()];
+}
+
+/** Functions of the program that its author wrote: a static program brings all of libc. */
+const OWN_SITES = 5000;
+
+for (const { program: name, args = [], handlers, oracle, without = [], flags = [], vague } of cases) {
+  const title =
+    `${name} ${[...args, ...flags].join(' ')} with ${handlers} handlers at every instruction`.replace(
+      / +/g,
+      ' ',
+    );
+  test(`${title} runs as it does unprobed`, { timeout: 120_000 }, async () => {
+    const program = privateCopy(compileFixture(name, { flags: [...flags] }));
+    const plain = spawnSync(program, args, { encoding: 'utf8', timeout: 30_000 });
+    const target = await spawnTarget(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let pre = 0;
+    let post = 0;
+    const specs = everyInstruction(program, target.pid, without)
+      .slice(0, OWN_SITES)
+      .map((spec): UprobeSpec => {
+        if (handlers === 'none') return spec;
+        const counted = { ...spec, preHandler: () => void pre++ };
+        return handlers === 'pre' ? counted : { ...counted, postHandler: () => void post++ };
+      });
+    assert.ok(specs.length > 50, `${specs.length} places`);
+    const group = await registerUprobes(specs);
+    const output = Promise.all([text(target.stdout!), text(target.stderr!)]);
+    await target.resume();
+    const { code, signal } = await target.exited;
+    const clear = (s: string): string => (vague === undefined ? s : s.replace(vague, ''));
+    const [stdout, stderr] = await output;
+    assert.deepEqual(
+      { stdout: clear(stdout), stderr, code, signal },
+      { stdout: clear(plain.stdout), stderr: plain.stderr, code: plain.status, signal: plain.signal },
+    );
+    const hits = [...group].reduce((sum, u) => sum + u.nhits, 0n);
+    for (const uprobe of group) assert.equal(uprobe.nmissed, 0n);
+    if (handlers !== 'none') assert.equal(BigInt(pre), hits);
+    // an instruction that faults, or execs, or ends the program has no after
+    if (handlers === 'pre and post')
+      assert.ok(post > 0 && post <= pre && post >= pre - 200, `${post} of ${pre}`);
+    if (oracle) {
+      const { counts } = await stepCounts(program, args, program, { fromEntry: true, timeout: 100_000 });
+      const wrong = [...group]
+        .map((u) => ({ place: u.toString(), hits: u.nhits, steps: BigInt(counts.get(u.offset) ?? 0) }))
+        .filter(({ hits: h, steps }) => h !== steps);
+      assert.deepEqual(wrong, []);
+    }
+    await group.unregister();
+  });
+}
