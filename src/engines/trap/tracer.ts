@@ -77,7 +77,16 @@ export class Tracer implements StopListener {
 
   /** Until the engine is closed. */
   run(): void {
-    const { bell } = this.#tracees;
+    try {
+      this.#serve();
+    } finally {
+      // also after an error of ours: this thread's end detaches, and a breakpoint left behind would kill
+      this.#close();
+      this.#tracees.bell.close();
+    }
+  }
+
+  #serve(): void {
     for (;;) {
       this.#takeReplies();
       const reasons = this.#rung();
@@ -93,8 +102,6 @@ export class Tracer implements StopListener {
         this.#tracees.take(this.#hits.nextDeadline());
       }
     }
-    this.#close();
-    bell.close();
   }
 
   #rung(): number {

@@ -60,8 +60,9 @@ class Trap implements TrapEngine {
   readonly #counters = new Map<number, number>();
   readonly #freeCounters: number[] = [];
   readonly #finalCounts = new Map<number, bigint>();
-  /** How many uprobes want something of each process that has not ended. */
+  /** How many uprobes want something of each process, and the processes among them that have not ended. */
   readonly #wanted = new Map<number, number>();
+  readonly #living = new Set<number>();
   /** Uprobes of the engine by site. */
   readonly #consumers = new Map<number, readonly Consumer[]>();
   readonly #spins = availableParallelism() > 1;
@@ -97,6 +98,11 @@ class Trap implements TrapEngine {
     try {
       const reports = (await this.#command({ kind: 'apply', changes: sent })) as ArmReport[];
       this.#releaseCounters(before, changes);
+      for (const { pid, state } of reports) {
+        if (state === 'gone') this.#living.delete(pid);
+        else this.#living.add(pid);
+      }
+      this.#keepAlive();
       return reports;
     } catch (e) {
       changes.forEach(({ site }, i) => this.#setConsumers(site.id, before[i]!));
@@ -121,7 +127,10 @@ class Trap implements TrapEngine {
       for (const pid of processes) {
         const count = (this.#wanted.get(pid) ?? 0) + change;
         if (count > 0) this.#wanted.set(pid, count);
-        else this.#wanted.delete(pid);
+        else {
+          this.#wanted.delete(pid);
+          this.#living.delete(pid);
+        }
       }
     }
   }
@@ -243,7 +252,7 @@ class Trap implements TrapEngine {
 
   /** Our process lives on while a process can hit a probe, a program that we started runs, or an answer is due. */
   #keepAlive(): void {
-    if (this.#wanted.size > 0 || this.#waiters.size > 0 || this.#exits.size > 0) this.#worker.ref();
+    if (this.#living.size > 0 || this.#waiters.size > 0 || this.#exits.size > 0) this.#worker.ref();
     else this.#worker.unref();
   }
 
@@ -260,7 +269,7 @@ class Trap implements TrapEngine {
       case 'state':
         return this.sink.state(message.report);
       case 'ended':
-        this.#wanted.delete(message.pid);
+        this.#living.delete(message.pid);
         this.#keepAlive();
         return this.sink.ended(message.pid);
       case 'missed':
