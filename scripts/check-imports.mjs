@@ -36,13 +36,15 @@ const laws = {
     packages: ['signal-exit'],
   },
   cli: {
-    rooms: ['index.ts', 'outputs', 'handler', 'base'],
+    rooms: ['index.ts', 'prepare.ts', 'outputs', 'handler', 'base'],
     node: true,
     packages: ['commander', 'signal-exit'],
   },
+  'prepare.ts': { rooms: ['engines/trap'], node: [], packages: [] },
   'index.ts': {
     rooms: [
       'compose.ts',
+      'prepare.ts',
       'linux',
       'probe',
       'process',

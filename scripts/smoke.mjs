@@ -135,7 +135,7 @@ function smoke(temporary) {
     `${here}: npx uprobe traced ${lines} hits, the library ${checkLibrary(here, directory, process.execPath)}`,
   );
 
-  const main = join(directory, 'node_modules', 'uprobe', 'dist', 'cli', 'main.js');
+  const main = join(directory, 'node_modules', 'uprobe', 'dist', 'bin', 'uprobe.js');
   for (const major of nodeVersions) {
     const home = join(temporary, `node-${major}`);
     mkdirSync(home);

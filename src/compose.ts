@@ -127,12 +127,6 @@ export const spawnTarget = (
   options: SpawnTargetOptions = {},
 ): Promise<Target> => startTarget((request) => trapEngine().spawn(request), command, args, options);
 
-/**
- * Start what takes a hundred milliseconds to start, the tracer's thread, for somebody who is about to need it and has
- * other things to do meanwhile. Touches no process; needed by nobody.
- */
-export const prepare = (): void => void trapEngine();
-
 /** Look at a program or library without probing it: its functions, instructions, and what a probe would become. */
 export const openModule = (pathname: string, options: OpenModuleOptions = {}): ModuleView =>
   openView(pathname, options, table.offers);

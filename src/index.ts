@@ -2,7 +2,6 @@
 export {
   modules,
   openModule,
-  prepare,
   registerUprobe,
   registerUprobes,
   spawnTarget,
@@ -13,6 +12,7 @@ export { FileError, PlaceError, ProcessError, RefusedError, SpecError, UprobeErr
 export { ElfError } from './elf/source.js';
 export { SyscallError } from './linux/syscall-error.js';
 export { examineMachine, type Finding } from './linux/examine.js';
+export { prepare } from './prepare.js';
 export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';
 export { Target } from './probe/target.js';
 export { Uprobe, UprobeModule } from './probe/uprobe.js';

@@ -89,7 +89,7 @@ void describe('uprobe list', () => {
         '-c',
         'set -o pipefail; "$0" "$1" list "$0" | head -n 1 >/dev/null',
         process.execPath,
-        'dist/cli/main.js',
+        'dist/bin/uprobe.js',
       ],
       { encoding: 'utf8', cwd: new URL('../..', import.meta.url).pathname },
     );

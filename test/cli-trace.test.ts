@@ -413,7 +413,7 @@ void describe('uprobe count', () => {
     async () => {
       const loop = copyOf('loop');
       const target = await ticker(loop);
-      const command = `stty rows 10 cols 60; '${process.execPath}' dist/cli/main.js count '${loop}:*' -p ${target.pid} --duration 1.5`;
+      const command = `stty rows 10 cols 60; '${process.execPath}' dist/bin/uprobe.js count '${loop}:*' -p ${target.pid} --duration 1.5`;
       const { stdout } = spawnSync('script', ['-qec', command, '/dev/null'], {
         encoding: 'utf8',
         cwd: new URL('../..', import.meta.url).pathname,

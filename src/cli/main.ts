@@ -4,6 +4,7 @@
  * wrong and nothing was touched; 1: something else failed; otherwise what the command returns.
  */
 import { writeSync } from 'node:fs';
+import { prepare } from '../prepare.js';
 import { escapeText } from '../base/escape.js';
 import { messageOf } from '../base/errors.js';
 import { exitStatusOf, isBug } from './failure.js';
@@ -23,18 +24,16 @@ function splitCommand(argv: readonly string[]): {
  * The tracer's thread starts beside us while we read the options: most of the time to the first hit is loading code,
  * and this way two processors do it.
  */
-async function startEarly(ours: readonly string[]): Promise<void> {
+function startEarly(ours: readonly string[]): void {
   const probes = ours[0] === 'trace' || ours[0] === 'count';
-  if (!probes || ours.includes('--help') || ours.includes('-h')) return;
-  const { prepare } = await import('../index.js');
-  prepare();
+  if (probes && !ours.includes('--help') && !ours.includes('-h')) prepare();
 }
 
 async function main(): Promise<number> {
   const { ours, command } = splitCommand(process.argv.slice(2));
   let status = 0;
   try {
-    await startEarly(ours);
+    startEarly(ours);
     const { buildProgram } = await import('./program.js');
     const program = buildProgram(command, (s) => {
       status = s;

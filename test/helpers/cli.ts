@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import assert from 'node:assert/strict';
 import { repositoryRoot } from './compile.js';
 
-const main = join(repositoryRoot, 'dist', 'cli', 'main.js');
+const main = join(repositoryRoot, 'dist', 'bin', 'uprobe.js');
 /** Nothing here takes nearly as long; what hangs is to fail. */
 const PATIENCE_MS = 60_000;
 

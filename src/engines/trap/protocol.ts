@@ -4,11 +4,6 @@ import type { Program } from '../../linux/clone.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import type { ArmReport, Consumer, SiteFacts } from '../engine.js';
 
-export interface TracerInit {
-  /** Address of the mailbox in this process. */
-  readonly mailbox: number;
-}
-
 /** One uprobe as the tracer needs it: `counter` is where its hits are counted when it has no handlers. */
 export interface TracerConsumer extends Consumer {
   readonly counter: number;

@@ -3,13 +3,16 @@ import { availableParallelism } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { futexWake } from '../../linux/futex.js';
 import { Mailbox, WORD } from './mailbox.js';
-import { toPlain, type Answer, type Command, type TracerInit } from './protocol.js';
+import { toPlain, type Answer, type Command } from './protocol.js';
 import { Tracer } from './tracer.js';
+import type { TracerInit } from './tracer-worker.js';
 
 const port = parentPort;
 if (port === null) throw new Error('tracer-thread.js is the worker of the trap engine, not a program');
 
-const mailbox = Mailbox.open((workerData as TracerInit).mailbox);
+const { mailbox: address } = workerData as TracerInit;
+Atomics.wait(address, 0, 0n);
+const mailbox = Mailbox.open(Number(address[0]));
 const answer = (message: Answer): void => port.postMessage(message);
 const nextCommand = (): Command | undefined => receiveMessageOnPort(port)?.message as Command | undefined;
 

@@ -3,7 +3,7 @@
  * registered the probes, whose event loop calls the handlers; the tracer has a thread of its own.
  */
 import { availableParallelism, constants } from 'node:os';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { ProcessError, UprobeError, type Refusal } from '../../base/errors.js';
 import type { Program } from '../../linux/clone.js';
 import { Bell } from '../../linux/doorbell.js';
@@ -11,8 +11,9 @@ import { futexWait } from '../../linux/futex.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange } from '../engine.js';
 import { AWAKE, FIELD, FP, Mailbox, PHASE, REASON, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
-import { fromPlain, type Answer, type Command, type TracerChange, type TracerInit } from './protocol.js';
+import { fromPlain, type Answer, type Command, type TracerChange } from './protocol.js';
 import { refusalFor } from './refusals.js';
+import { takeTracer } from './tracer-worker.js';
 
 /** How long to look for the next hit, ms, before sleeping for it: a wake-up costs as much. */
 const SPIN_MS = 0.1;
@@ -72,12 +73,8 @@ class Trap implements TrapEngine {
   #closed = false;
 
   constructor(private readonly sink: EngineSink) {
-    const init: TracerInit = { mailbox: this.#mailbox.address };
-    this.#worker = new Worker(new URL('./tracer-thread.js', import.meta.url), {
-      workerData: init,
-      execArgv: [],
-      name: 'uprobe-tracer',
-    });
+    const thread = takeTracer();
+    this.#worker = thread.worker;
     this.#worker.on('message', (message: Answer) => this.#answered(message));
     this.#worker.on('error', (e) => this.#failed(e));
     this.#worker.on('exit', () => {
@@ -85,6 +82,7 @@ class Trap implements TrapEngine {
         this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
     });
     this.#worker.unref(); // after the listeners, which keep the process alive
+    thread.start(this.#mailbox.address);
     this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
   }
 

@@ -1,0 +1,47 @@
+/**
+ * Starting the tracer's thread before there is anything for it to do: most of the time from starting a program to its
+ * first hit is loading code, and two processors can do it at once. Imports nothing, so that it can come first.
+ */
+import { Worker } from 'node:worker_threads';
+
+/** One 64-bit word: the address of the mailbox, 0 until there is one. The thread waits for it. */
+export interface TracerInit {
+  readonly mailbox: BigInt64Array;
+}
+
+export interface TracerThread {
+  readonly worker: Worker;
+  /** Let it begin. */
+  start(mailboxAddress: number): void;
+}
+
+let early: TracerThread | undefined;
+
+/** Load the tracer's code now. Without effect on how long this process lives. */
+export function prepareTracer(): void {
+  early ??= makeThread();
+}
+
+export function takeTracer(): TracerThread {
+  const thread = early ?? makeThread();
+  early = undefined;
+  return thread;
+}
+
+function makeThread(): TracerThread {
+  const mailbox = new BigInt64Array(new SharedArrayBuffer(8));
+  const workerData: TracerInit = { mailbox };
+  const worker = new Worker(new URL('./tracer-thread.js', import.meta.url), {
+    workerData,
+    execArgv: [],
+    name: 'uprobe-tracer',
+  });
+  worker.unref();
+  return {
+    worker,
+    start: (address) => {
+      Atomics.store(mailbox, 0, BigInt(address));
+      Atomics.notify(mailbox, 0);
+    },
+  };
+}
