@@ -44,8 +44,8 @@ void describe('a process that shall be probed', () => {
     },
   );
   void it('has not ended', async () => {
-    // The shell's child ends; the shell, replaced by sleep, never waits for it.
-    const shell = spawn('sh', ['-c', 'true & echo $!; exec sleep 30'], {
+    // The shell's child ends after the shell was replaced by a sleep, which never waits for it.
+    const shell = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 30'], {
       stdio: ['ignore', 'pipe', 'ignore'],
     });
     try {
