@@ -7,6 +7,7 @@
  * whenever it comes: before the look by the word, after it by the handler, in the kernel by EINTR.
  */
 import { functionAt, syscall, syscallWithMemory } from './ffi.js';
+import { futexWait, futexWake } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
 import { ERRNO, NR } from './numbers.js';
 import { check } from './syscall-error.js';
@@ -87,21 +88,29 @@ function assemble(base: number, bell: number): Code {
   return { bytes, handler: base + handler, restorer: base + restorer, wait: base + wait };
 }
 
+/** How the waiter sleeps: not at all, in wait4, or on the bell word itself, where a wake-up is cheaper than a signal. */
+const SLEEPS = { no: 0, inWait: 1, onBell: 2 } as const;
+
 /** Wakes the waiting thread. Used by any other thread; costs a system call only when the waiter sleeps. */
 export class Bell {
   readonly #words: Int32Array;
-  /** `words`: two 32-bit words shared with the waiter: the bell, and whether it sleeps. */
+  readonly #address: number;
+  /** `words`, at `address`: two 32-bit words shared with the waiter: the bell, and how it sleeps. */
   constructor(
+    address: number,
     words: Int32Array,
     readonly waiterTid: number,
   ) {
+    this.#address = address;
     this.#words = words;
   }
 
   /** `reasons`: bits that `BellWait.rung` will return. */
   ring(reasons: number): void {
     Atomics.or(this.#words, 0, reasons);
-    if (Atomics.load(this.#words, 1) === 1) syscall(NR.tgkill, process.pid, this.waiterTid, BELL_SIGNAL);
+    const sleeps = Atomics.load(this.#words, 1);
+    if (sleeps === SLEEPS.inWait) syscall(NR.tgkill, process.pid, this.waiterTid, BELL_SIGNAL);
+    if (sleeps === SLEEPS.onBell) futexWake(this.#address);
   }
 }
 
@@ -158,27 +167,35 @@ export class BellWait {
    * Sleep until a child event (its tid), a ring or the timeout in ms (0). Without children it sleeps all the same.
    */
   next(timeout: number | undefined): number {
-    this.#arm(timeout ?? 0);
-    Atomics.store(this.#words, 1, 1);
+    if (timeout !== undefined) this.#arm(timeout);
+    Atomics.store(this.#words, 1, SLEEPS.inWait);
     let result = this.#wait(this.#statusAddress, this.#bellAddress, WALL | WNOTHREAD);
     if (result === -ERRNO.ECHILD) {
       syscall(NR.futex, this.#bellAddress, FUTEX_WAIT, 0, 0, 0, 0);
       result = 0;
     }
-    Atomics.store(this.#words, 1, 0);
-    if (timeout !== undefined) this.#arm(0);
+    Atomics.store(this.#words, 1, SLEEPS.no);
     return result === -ERRNO.EINTR ? 0 : result;
+  }
+
+  /** Sleep until a ring, or `ms` milliseconds at most, without looking at child events. */
+  nap(ms: number): void {
+    Atomics.store(this.#words, 1, SLEEPS.onBell);
+    futexWait(this.#bellAddress, 0, ms);
+    Atomics.store(this.#words, 1, SLEEPS.no);
   }
 
   close(): void {
     syscall(NR.timerDelete, this.#timer);
   }
 
-  #armed = 0;
+  /** When the timer will fire, as performance.now() counts. It is left running: one that fires early costs one turn. */
+  #fires = 0;
   #arm(ms: number): void {
-    if (ms === 0 && this.#armed === 0) return;
-    this.#armed = ms;
-    const ns = Math.max(ms * 1e6, ms > 0 ? 1000 : 0);
+    const now = performance.now();
+    if (this.#fires > now && this.#fires <= now + ms) return;
+    this.#fires = now + ms;
+    const ns = Math.max(ms * 1e6, 1000);
     this.#timerFields[2] = BigInt(Math.floor(ns / 1e9));
     this.#timerFields[3] = BigInt(Math.floor(ns % 1e9));
     syscall(NR.timerSettime, this.#timer, 0, this.#timerSpec.address, 0);

@@ -34,6 +34,7 @@ const CLONE_VM = 0x100n;
 const CLONE_THREAD = 0x10000n;
 /** How long a thread may take to stop, ms: uninterruptible sleep (a dead disk) is the only thing that takes long. */
 const STOP_TIMEOUT = 3000;
+const FEW = 8;
 
 export interface StopListener {
   /** A thread of an address space that is not frozen has stopped and waits for us. */
@@ -100,6 +101,13 @@ export class Tracees {
     const tid = this.bell.next(timeout);
     if (tid <= 0) return false;
     this.#dispatch(tid, this.bell.status);
+    return true;
+  }
+
+  /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
+  get quiet(): boolean {
+    if (this.threads.size > FEW) return false;
+    for (const thread of this.threads.values()) if (thread.running) return false;
     return true;
   }
 

@@ -42,6 +42,8 @@ const TRAP_FLAG = 0x100;
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
 const SPIN_MS = 0.05;
+/** How long to sleep for a reply without looking at events, ms: all that could come is that a target is killed. */
+const NAP_MS = 5;
 const CLOSE_TIMEOUT = 3000;
 
 interface Registered {
@@ -99,7 +101,8 @@ export class Tracer implements StopListener {
         this.#tracees.take(undefined);
       } else if (!this.#lookForReply()) {
         this.#expire();
-        this.#tracees.take(this.#hits.nextDeadline());
+        if (this.#tracees.quiet) this.#tracees.bell.nap(Math.min(NAP_MS, this.#hits.nextDeadline() ?? 0));
+        else this.#tracees.take(this.#hits.nextDeadline());
       }
     }
   }

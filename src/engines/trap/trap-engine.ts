@@ -243,7 +243,8 @@ class Trap implements TrapEngine {
   #ring(reason: number): void {
     const tid = Atomics.load(this.#mailbox.words, WORD.tracerTid);
     // before it has a tid, the tracer has yet to look at its bell and its messages for the first time
-    if (this.#bell === undefined && tid !== 0) this.#bell = new Bell(this.#mailbox.words.subarray(0, 2), tid);
+    if (this.#bell === undefined && tid !== 0)
+      this.#bell = new Bell(this.#mailbox.address, this.#mailbox.words.subarray(0, 2), tid);
     if (this.#bell !== undefined) this.#bell.ring(reason);
     else Atomics.or(this.#mailbox.words, WORD.bell, reason);
   }
