@@ -2,7 +2,7 @@
 import { onExit } from 'signal-exit';
 import { SpecError, type Refusal } from './base/errors.js';
 import type { EngineName, EngineSink } from './engines/engine.js';
-import { refusalFor } from './engines/trap/refusals.js';
+import { NEEDS_PROCESSES, refusalFor } from './engines/trap/refusals.js';
 import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
 import type { EngineOffer } from './probe/engine-choice.js';
 import { openView, type ModuleView, type OpenModuleOptions } from './probe/inspect.js';
@@ -47,12 +47,7 @@ function leaveWith(engine: TrapEngine | undefined): void {
 
 /** What the trap engine cannot do yet is refused before any file is opened. */
 function refuseForTrap(processes: WantedProcesses): Refusal | undefined {
-  if (processes === 'all')
-    return {
-      code: 'needs-processes',
-      reason: 'the trap engine attaches to processes one by one and cannot find those that start elsewhere',
-      remedy: 'Name the processes (processes: pid), or start the program from here (spawnTarget)',
-    };
+  if (processes === 'all') return NEEDS_PROCESSES;
   if ('tree' in processes)
     return {
       code: 'trees-not-supported',

@@ -1,4 +1,5 @@
 /** Names a person may have meant. */
+import { editDistance } from '../base/edit-distance.js';
 
 /** Beyond this a name is not a typing error of another. */
 const LONGEST = 256;
@@ -31,7 +32,8 @@ function scorer(wanted: string): (name: string) => number | undefined {
     const other = name.toLowerCase();
     if (other === lower) return 0;
     if (bare !== '' && strip(other) === bare) return 0.5;
-    const edits = Math.abs(other.length - lower.length) <= limit ? distance(lower, other, limit) : undefined;
+    const tooLong = lower.length > LONGEST || other.length > LONGEST;
+    const edits = tooLong ? undefined : editDistance(lower, other, limit);
     if (edits !== undefined) return edits;
     if (lower.length < 3) return undefined;
     const at = other.indexOf(lower);
@@ -41,28 +43,3 @@ function scorer(wanted: string): (name: string) => number | undefined {
 }
 
 const strip = (name: string): string => name.replace(/^_+/, '');
-
-/**
- * Insertions, deletions, replacements and swaps of neighbours that turn one into the other, if at most `limit`
- * (optimal string alignment, cut off as soon as a row is beyond the limit).
- */
-function distance(a: string, b: string, limit: number): number | undefined {
-  if (a.length > LONGEST || b.length > LONGEST) return undefined;
-  let before: number[] = [];
-  let above = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const same = a[i - 1] === b[j - 1];
-      let cost = Math.min(above[j]! + 1, row[j - 1]! + 1, above[j - 1]! + (same ? 0 : 1));
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
-        cost = Math.min(cost, before[j - 2]! + 1);
-      row.push(cost);
-    }
-    if (Math.min(...row) > limit) return undefined;
-    before = above;
-    above = row;
-  }
-  const edits = above[b.length]!;
-  return edits <= limit ? edits : undefined;
-}

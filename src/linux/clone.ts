@@ -9,19 +9,18 @@ import { mapRegion, type Region } from './memory.js';
 import { NR, SIG } from './numbers.js';
 import { check } from './syscall-error.js';
 
-const CLONE_VM = 0x100;
 const FUTEX_WAIT = 0;
 const FUTEX_WAKE = 1;
 const SIG_SETMASK = 2;
 
 export interface Program {
-  /** Absolute path of the file to execute. */
+  /** The program, absolute: $PATH was searched already. */
   readonly file: string;
   readonly argv: readonly string[];
   /** `NAME=value` strings. */
   readonly env: readonly string[];
   readonly cwd: string | undefined;
-  /** Our descriptors that become its 0, 1 and 2. */
+  /** Our descriptors that become its 0, 1 and 2. They stay open here. */
   readonly fds: readonly [number, number, number];
 }
 
@@ -211,5 +210,3 @@ function withSignalsBlocked<T>(body: () => T): T {
     syscall(NR.munmap, scratch.address, scratch.length);
   }
 }
-
-export { CLONE_VM };

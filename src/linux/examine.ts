@@ -7,6 +7,7 @@ import { syscall } from './ffi.js';
 import { mapRegion } from './memory.js';
 import { NR } from './numbers.js';
 import { ProcessMemory } from './process-memory.js';
+import { statusField } from './proc-status.js';
 import { ptrace } from './ptrace.js';
 
 /** One thing that was looked at. `remedy` is there where `ok` is false and something can be done. */
@@ -103,7 +104,7 @@ function otherProcesses(): Finding {
 /** A process has one tracer: under a debugger or strace -f, programs started from here cannot be traced by us. */
 function tracedAlready(): Finding {
   const what = 'no other tracer above us';
-  const tracer = readStatus('TracerPid');
+  const tracer = statusField('self', 'TracerPid');
   if (tracer === undefined || Number(tracer) === 0)
     return { what, ok: true, detail: 'nobody traces this process' };
   return {
@@ -128,12 +129,8 @@ function kernelEngine(): Finding {
 }
 
 function hasCapability(capability: bigint): boolean {
-  const effective = readStatus('CapEff');
+  const effective = statusField('self', 'CapEff');
   return effective !== undefined && ((BigInt(`0x${effective}`) >> capability) & 1n) === 1n;
-}
-
-function readStatus(field: string): string | undefined {
-  return new RegExp(`^${field}:\\s*(\\S+)`, 'm').exec(readFileSync('/proc/self/status', 'latin1'))?.[1];
 }
 
 function readNumber(path: string): number | undefined {

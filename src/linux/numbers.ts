@@ -29,7 +29,16 @@ export const NR = {
   clone3: 435,
 } as const;
 
-export const ERRNO = { EPERM: 1, ESRCH: 3, EINTR: 4, ECHILD: 10, EAGAIN: 11, EEXIST: 17 } as const;
+export const ERRNO = {
+  EPERM: 1,
+  ESRCH: 3,
+  EINTR: 4,
+  ECHILD: 10,
+  EAGAIN: 11,
+  ENOMEM: 12,
+  EACCES: 13,
+  EEXIST: 17,
+} as const;
 
 export const PROT = { read: 1, write: 2, exec: 4 } as const;
 export const MAP = { shared: 1, private: 2, fixed: 0x10, anonymous: 0x20, fixedNoreplace: 0x100000 } as const;

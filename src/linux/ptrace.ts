@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { syscall } from './ffi.js';
 import { ERRNO, NR } from './numbers.js';
+import { statusField } from './proc-status.js';
 import { SyscallError } from './syscall-error.js';
 
 const REQUEST = {
@@ -58,7 +59,7 @@ function must(result: number, name: string, tid: number): boolean {
 function seizeHint(errno: number, tid: number): string | undefined {
   if (errno === ERRNO.ESRCH) return `There is no process or thread ${tid}; it may just have ended`;
   if (errno !== ERRNO.EPERM) return undefined;
-  const tracer = tracerOf(tid);
+  const tracer = Number(statusField(tid, 'TracerPid') ?? 0);
   if (tracer > 0)
     return `Process ${tracer} is already tracing it (a debugger, strace, another probe run), and a process has one tracer at most: end that one first`;
   const scope = yamaScope();
@@ -67,14 +68,6 @@ function seizeHint(errno: number, tid: number): string | undefined {
   if (scope > 1)
     return `kernel.yama.ptrace_scope=${scope} forbids it: run with CAP_SYS_PTRACE (2), or reboot with another setting (3)`;
   return 'It belongs to another user, is set-uid, or has made itself undumpable: run as that user, or with CAP_SYS_PTRACE';
-}
-
-function tracerOf(tid: number): number {
-  try {
-    return Number(/^TracerPid:\s*(\d+)/m.exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1] ?? 0);
-  } catch {
-    return 0;
-  }
 }
 
 function yamaScope(): number {

@@ -6,16 +6,7 @@ export interface ExitStatus {
   readonly signal: NodeJS.Signals | null;
 }
 
-export interface SpawnRequest {
-  /** The program, absolute: $PATH was searched already. */
-  readonly file: string;
-  readonly argv: readonly string[];
-  /** `K=V`. */
-  readonly env: readonly string[];
-  readonly cwd: string | undefined;
-  /** Our descriptors that become the new process's 0, 1 and 2. They stay open here. */
-  readonly fds: readonly [number, number, number];
-}
+export type { Program as SpawnRequest } from '../linux/clone.js';
 
 /** A process stopped before its first instruction. */
 export interface Spawned {

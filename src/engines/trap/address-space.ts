@@ -16,7 +16,7 @@ import type { Want } from './wants.js';
 export const BREAKPOINT = 0xcc;
 const PAGE = 4096;
 /** Reach of a 32-bit displacement, less room for the largest module's own operands. */
-const REACH = 0x7000_0000;
+export const REACH = 0x7000_0000;
 
 /** Calls that change mappings, watched in the dynamic linker. */
 export type MappingCall = 'map' | 'unmap';
@@ -31,7 +31,7 @@ export interface Arm {
   readonly slot: number;
   /** What it is for: a site that is wanted, or the linker's system call. */
   want: Want | undefined;
-  watch: MappingCall | undefined;
+  readonly watch: MappingCall | undefined;
 }
 
 interface Area {

@@ -22,7 +22,6 @@ const MAX_STEPS = 4;
 export const USER_IP = REG.ip * 8;
 const USER_SP = REG.sp * 8;
 const SI_KERNEL = 0x80;
-const SI_CODE = 8;
 
 export class Arming {
   readonly #remote: RemoteSyscalls;
@@ -244,9 +243,7 @@ export class Arming {
 
   /** Whether the stop of this thread is for a breakpoint instruction: the kernel says SI_KERNEL for int3. */
   breakpointInfo(thread: Thread): boolean {
-    return (
-      this.tracees.readInfo(thread) && this.tracees.scratch.infoFields.getInt32(SI_CODE, true) === SI_KERNEL
-    );
+    return this.tracees.readInfo(thread) && this.tracees.scratch.infoCode === SI_KERNEL;
   }
 
   #trapQueued(thread: Thread): boolean {
@@ -255,8 +252,7 @@ export class Arming {
     scratch.word[0] = 0n;
     scratch.word[1] = 1n << 32n;
     if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-    const { infoFields } = scratch;
-    return infoFields.getInt32(0, true) === SIG.trap && infoFields.getInt32(SI_CODE, true) === SI_KERNEL;
+    return scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL;
   }
 
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
@@ -297,9 +293,9 @@ export class Arming {
       ptrace.pokeUser(thread.tid, USER_SP, Number(scratch.regs[REG.sp]) + stop.undoSp);
     if (!this.tracees.readInfo(thread)) return;
     // SIGILL, SIGFPE and SIGTRAP carry the address of the instruction (sigaction(2), si_addr at offset 16)
-    const address = Number(scratch.infoFields.getBigUint64(16, true));
+    const address = scratch.infoTarget;
     if (address < arm.slot || address >= arm.slot + arm.template.code.length) return;
-    scratch.infoFields.setBigUint64(16, BigInt(arm.address), true);
+    scratch.infoTarget = arm.address;
     ptrace.setSigInfo(thread.tid, scratch.infoAddress);
   }
 }

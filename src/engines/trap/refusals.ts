@@ -16,10 +16,10 @@ export function refusalFor(site: ArmableSite, consumers: readonly Consumer[]): R
   return undefined;
 }
 
-const NEEDS_PROCESSES: Refusal = {
+export const NEEDS_PROCESSES: Refusal = {
   code: 'needs-processes',
-  reason: 'the trap engine attaches to processes one by one and cannot yet find those that start elsewhere',
-  remedy: 'Name the processes, or start the command from here',
+  reason: 'the trap engine attaches to processes one by one and cannot find those that start elsewhere',
+  remedy: 'Name the processes (processes: pid), or start the program from here (spawnTarget)',
 };
 const NO_FAULT: Refusal = { code: 'no-fault-handlers', reason: 'the trap engine has no fault handlers yet' };
 const NO_RETURN: Refusal = {

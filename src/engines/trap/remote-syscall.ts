@@ -3,19 +3,20 @@
  * thread is pointed at a `syscall` instruction that is already in its memory (the vDSO has one), steps over it, and
  * gets its registers back.
  */
-import { readFileSync } from 'node:fs';
 import { ProcessError } from '../../base/errors.js';
-import { MAP, NR, PROT, SIG } from '../../linux/numbers.js';
+import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
+import { statusField } from '../../linux/proc-status.js';
 import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
-import type { AddressSpace } from './address-space.js';
+import { REACH, type AddressSpace } from './address-space.js';
 import type { Thread } from './thread.js';
 import { REG, SIGINFO_BYTES, stopEvent, stopSignal, exited, killed, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
 const PAGE = 4096;
-const SI_CODE = 8;
+/** Another place would be refused as well. */
+const GIVE_UP: ReadonlySet<number> = new Set([ERRNO.EPERM, ERRNO.EACCES, ERRNO.ENOMEM]);
 /** Signals may keep coming before the step: each is held, and this bounds how many. */
 const MAX_STOPS = 256;
 
@@ -53,11 +54,11 @@ export class RemoteSyscalls {
         if (got === address) return got;
         if (got > 0)
           this.call(thread, NR.munmap, [got, length]); // before 4.17 the flag was only a hint
-        else if (got === -1 || got === -13 || got === -12) return got;
+        else if (GIVE_UP.has(-got)) return got;
       }
-      return -12;
+      return -ERRNO.ENOMEM;
     };
-    return this.#withoutFilter(thread, allocate) ?? -1;
+    return this.#withoutFilter(thread, allocate) ?? -ERRNO.EPERM;
   }
 
   /** Where a filter forbids it the memory stays: harmless, and nothing runs in it any more. */
@@ -72,7 +73,7 @@ export class RemoteSyscalls {
    * mode too. undefined, and nothing done, where it cannot.
    */
   #withoutFilter<T>(thread: Thread, body: () => T): T | undefined {
-    if (seccompMode(thread.tid) === 0) return body();
+    if ((statusField(thread.tid, 'Seccomp') ?? '0') === '0') return body();
     if (ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0) return undefined;
     try {
       return body();
@@ -114,7 +115,7 @@ export class RemoteSyscalls {
         return;
       if (!ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
       // a step that begins in the exit of a system call (exec) stops once before it has stepped (si_code: TRAP_BRKPT)
-      if (stopSignal(status) !== SIG.trap || scratch.infoFields.getInt32(SI_CODE, true) <= 0)
+      if (stopSignal(status) !== SIG.trap || scratch.infoCode <= 0)
         thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
     }
     throw new ProcessError(
@@ -152,19 +153,10 @@ export class RemoteSyscalls {
 const gone = (thread: Thread): ProcessError =>
   new ProcessError('no-such-process', thread.process.pid, `process ${thread.process.pid} has ended`);
 
-function seccompMode(tid: number): number {
-  try {
-    return Number(/^Seccomp:\s*(\d)/m.exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1] ?? 0);
-  } catch {
-    return 0;
-  }
-}
-
 /** Free places for `length` bytes within ±2 GiB of `near`, the nearest first; a few, since the first nearly always does. */
 function gapsNear(maps: readonly Mapping[], near: number, length: number): number[] {
-  const reach = 0x7000_0000;
-  const lowest = Math.max(0x10000, near - reach);
-  const highest = near + reach - length;
+  const lowest = Math.max(0x10000, near - REACH);
+  const highest = near + REACH - length;
   const places: number[] = [];
   let free = lowest;
   for (const m of [...maps, { start: Infinity, end: Infinity }]) {

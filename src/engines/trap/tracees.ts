@@ -2,11 +2,12 @@
  * Every thread we trace: waiting for their stops, telling new threads from new processes, holding a whole address
  * space still. What a stop means is for others to say.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { ProcessError, messageOf } from '../../base/errors.js';
 import type { BellWait } from '../../linux/doorbell.js';
 import { mapRegion } from '../../linux/memory.js';
 import { ERRNO, NR, SIG } from '../../linux/numbers.js';
+import { statusField } from '../../linux/proc-status.js';
 import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
@@ -51,19 +52,32 @@ export interface StopListener {
 class Scratch {
   readonly address: number;
   readonly regs: BigUint64Array;
-  readonly regHalves: Uint32Array;
   readonly info: Uint8Array;
-  readonly infoFields: DataView;
+  readonly #infoFields: DataView;
   readonly word: BigUint64Array;
   constructor() {
     const region = mapRegion(4096);
     const { buffer } = region.bytes;
     this.address = region.address;
     this.regs = new BigUint64Array(buffer, 0, REG_WORDS);
-    this.regHalves = new Uint32Array(buffer, 0, REG_WORDS * 2);
     this.info = new Uint8Array(buffer, 512, SIGINFO_BYTES);
-    this.infoFields = new DataView(buffer, 512, SIGINFO_BYTES);
+    this.#infoFields = new DataView(buffer, 512, SIGINFO_BYTES);
     this.word = new BigUint64Array(buffer, 1024, 2);
+  }
+  /** si_code: who raised the signal; positive when it was the kernel, for something the thread did (sigaction(2)). */
+  get infoCode(): number {
+    return this.#infoFields.getInt32(8, true);
+  }
+  /** si_signo. */
+  get infoSignal(): number {
+    return this.#infoFields.getInt32(0, true);
+  }
+  /** si_addr. */
+  get infoTarget(): number {
+    return Number(this.#infoFields.getBigUint64(16, true));
+  }
+  set infoTarget(address: number) {
+    this.#infoFields.setBigUint64(16, BigInt(address), true);
   }
   get infoAddress(): number {
     return this.address + 512;
@@ -319,7 +333,7 @@ export class Tracees {
     return new ProcessError(
       'does-not-stop',
       thread.process.pid,
-      `thread ${thread.tid} of process ${thread.process.pid} does not stop (state ${threadState(thread.tid)}): it is in an ` +
+      `thread ${thread.tid} of process ${thread.process.pid} does not stop (state ${statusField(thread.tid, 'State') ?? 'gone'}): it is in an ` +
         'uninterruptible system call. Try again when that has ended',
     );
   }
@@ -388,13 +402,3 @@ export class Tracees {
     ptrace.setSigInfo(thread.tid, this.scratch.infoAddress);
   }
 }
-
-function statusField(tid: number, field: string): string | undefined {
-  try {
-    return new RegExp(`^${field}:\\s*(.*)$`, 'm').exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1];
-  } catch {
-    return undefined;
-  }
-}
-
-const threadState = (tid: number): string => statusField(tid, 'State') ?? 'gone';

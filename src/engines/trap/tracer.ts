@@ -320,12 +320,18 @@ export class Tracer implements StopListener {
       return this.#arming.leave(thread);
     }
     if (this.#paused.has(process)) process.space.frozen = 1;
+    this.#rearm(thread, process.wants.size > 0 ? process : undefined);
+  }
+
+  /** Arm a process anew while `thread`, which found its mappings changed, waits; then let it go on. */
+  #rearm(thread: Thread, process: Process | undefined): void {
+    const { space } = thread.process;
     thread.pending = PLAIN_STOP;
-    process.space.frozen++;
+    space.frozen++;
     try {
-      if (process.wants.size > 0) this.#report(this.#arming.sync(process));
+      if (process !== undefined) this.#report(this.#arming.sync(process));
     } finally {
-      this.#tracees.thaw(process.space);
+      this.#tracees.thaw(space);
     }
   }
 
@@ -458,7 +464,7 @@ export class Tracer implements StopListener {
     const inside = space.inSlot(ip);
     if (inside === undefined) return this.#deliver(thread, signal);
     const { arm, at } = inside;
-    if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoFields.getInt32(8, true) > 0) {
+    if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoCode > 0) {
       this.#arming.translateFault(thread, arm, at);
       this.#arming.restoreMask(thread);
       return this.#deliver(thread, signal);
@@ -494,22 +500,13 @@ export class Tracer implements StopListener {
   /** The end of a system call that may have mapped or unmapped a file. */
   #systemCall(thread: Thread): void {
     const { scratch } = this.#tracees;
-    const { process } = thread;
     if (!ptrace.getRegs(thread.tid, scratch.address)) return;
     const nr = Number(BigInt.asIntN(32, scratch.regs[REG.origAx]!));
     const result = BigInt.asIntN(64, scratch.regs[REG.ax]!);
     const entering = result === -38n; // -ENOSYS until the call has been made (entry_64.S)
-    if (nr !== NR.mmap && nr !== NR.munmap) return this.#tracees.resume(thread);
-    if (entering) return this.#tracees.resume(thread);
+    if (entering || (nr !== NR.mmap && nr !== NR.munmap)) return this.#tracees.resume(thread);
     thread.activity = IDLE;
-    thread.pending = PLAIN_STOP;
-    process.space.frozen++;
-    try {
-      const owner = process.space.owner;
-      if (owner !== undefined && result >= 0n) this.#report(this.#arming.sync(owner));
-    } finally {
-      this.#tracees.thaw(process.space);
-    }
+    this.#rearm(thread, result >= 0n ? thread.process.space.owner : undefined);
   }
 
   // ---- hits that were not handled

@@ -5,10 +5,10 @@
 import { availableParallelism, constants } from 'node:os';
 import type { Worker } from 'node:worker_threads';
 import { ProcessError, UprobeError, type Refusal } from '../../base/errors.js';
-import type { Program } from '../../linux/clone.js';
 import { Bell } from '../../linux/doorbell.js';
 import { futexWait } from '../../linux/futex.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
+import type { ExitStatus, SpawnRequest, Spawned } from '../../process/spawn.js';
 import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange } from '../engine.js';
 import { AWAKE, FIELD, FP, Mailbox, PHASE, REASON, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
 import { fromPlain, type Answer, type Command, type TracerChange } from './protocol.js';
@@ -23,22 +23,8 @@ const NAP_MS = 0.5;
 const STRETCH_MS = 2;
 const CLOSE_TIMEOUT = 5000;
 
-/** How a process ended, as wait4 says. */
-export interface Ended {
-  readonly code: number | null;
-  readonly signal: NodeJS.Signals | null;
-}
-
-/** A program started by the tracer and stopped before its first instruction. */
-export interface StartedProgram {
-  readonly pid: number;
-  resume(): Promise<void>;
-  kill(signal: number): void;
-  readonly exited: Promise<Ended>;
-}
-
 export interface TrapEngine extends Engine {
-  spawn(program: Program): Promise<StartedProgram>;
+  spawn(program: SpawnRequest): Promise<Spawned>;
 }
 
 /** Starts the tracer thread at once: it takes tens of milliseconds, in parallel with what the caller does next. */
@@ -57,7 +43,7 @@ class Trap implements TrapEngine {
   readonly #worker: Worker;
   readonly #hit: SharedHit;
   readonly #waiters = new Map<number, Waiter>();
-  readonly #exits = new Map<number, (status: Ended) => void>();
+  readonly #exits = new Map<number, (status: ExitStatus) => void>();
   readonly #counters = new Map<number, number>();
   readonly #freeCounters: number[] = [];
   readonly #finalCounts = new Map<number, bigint>();
@@ -174,11 +160,11 @@ class Trap implements TrapEngine {
       : this.#mailbox.counters[counter]!;
   }
 
-  async spawn(program: Program): Promise<StartedProgram> {
+  async spawn(program: SpawnRequest): Promise<Spawned> {
     // The exit may be reported before the answer to the command: both come from one thread, in order, so the
     // listener is there in time when it is made in the same turn as the answer arrives.
-    let finish: (status: Ended) => void = () => undefined;
-    const exited = new Promise<Ended>((resolve) => (finish = resolve));
+    let finish: (status: ExitStatus) => void = () => undefined;
+    const exited = new Promise<ExitStatus>((resolve) => (finish = resolve));
     const pid = (await this.#command({ kind: 'spawn', program }, (value) =>
       this.#exits.set(value as number, finish),
     )) as number;
