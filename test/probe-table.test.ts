@@ -45,7 +45,7 @@ void describe('uprobes on one place', () => {
       spec({ preHandler: () => 'skip' }),
       spec({ preHandler: () => void ran++ }),
     ]);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid }), { skip: true });
+    assert.deepEqual(engine.hit(group.at(0)!, { pid }), { skip: true, changed: true });
     assert.equal(ran, 1);
     assert.deepEqual(engine.hit(group.at(0)!, { pid: other }), { skip: false });
   });

@@ -10,6 +10,8 @@ export interface HitReply {
   readonly arm: Arm;
   readonly phase: 'pre' | 'post';
   readonly skip: boolean;
+  /** The handlers have written registers. */
+  readonly changed: boolean;
   /** Address of the registers as the handlers left them, and the index of the slot they are in. */
   readonly slot: number;
 }
@@ -25,7 +27,7 @@ export class Hits {
     private readonly wake: () => void,
   ) {}
 
-  /** The handlers' thread was looking for the last hit on its own CPU: the reply is worth a short busy wait. */
+  /** The handlers' thread was looking for the last hit on a CPU of its own: the reply is worth a short busy wait. */
   replyImminent = false;
 
   get outstanding(): number {
@@ -73,7 +75,9 @@ export class Hits {
       this.#waiting.delete(slot);
       const { arm, phase } = thread.activity;
       thread.activity = IDLE;
-      return { thread, arm, phase, skip: words[FIELD.verdict] === VERDICT.skip, slot };
+      const verdict = words[FIELD.verdict]!;
+      const skip = (verdict & VERDICT.skip) !== 0;
+      return { thread, arm, phase, skip, changed: (verdict & VERDICT.changed) !== 0, slot };
     }
   }
 

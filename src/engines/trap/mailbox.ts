@@ -23,18 +23,21 @@ const LENGTH = COUNTERS_AT + COUNTERS * 8;
 
 export const REG_WORDS = 27;
 
-/** Words of the header. The first two are the bell's. */
+/**
+ * Words of the header. The first two are the bell's. What one side writes at every hit has a cache line (16 words) of its
+ * own: a line that goes from one CPU to the other and back costs as much as a system call.
+ */
 export const WORD = {
   bell: 0,
   tracerSleeps: 1,
   tracerTid: 2,
-  handlersAwake: 3,
-  closeRequested: 4,
-  closed: 5,
-  postHead: 16,
-  postTail: 32,
-  replyHead: 48,
-  replyTail: 64,
+  closeRequested: 3,
+  closed: 4,
+  handlersAwake: 16,
+  postHead: 32,
+  postTail: 48,
+  replyHead: 64,
+  replyTail: 80,
 } as const;
 
 /** Why the tracer's bell rings. */
@@ -48,7 +51,8 @@ export const FIELD = { state: 0, siteId: 1, pid: 2, tid: 3, phase: 4, memFd: 5, 
 export const STATE = { free: 0, posted: 1, running: 2, done: 3, abandoned: 4 } as const;
 export const FP = { none: 0, wanted: 1, ready: 2, failed: 3 } as const;
 export const PHASE = { pre: 0, post: 1 } as const;
-export const VERDICT = { run: 0, skip: 1 } as const;
+/** Bits. */
+export const VERDICT = { run: 0, skip: 1, changed: 2 } as const;
 
 export class Mailbox {
   readonly address: number;

@@ -26,6 +26,7 @@ export const REG = {
   di: 14,
   origAx: 15,
   ip: 16,
+  flags: 18,
   sp: 19,
 } as const;
 export const SIGINFO_BYTES = 128;
@@ -110,9 +111,9 @@ export class Tracees {
     readonly listener: StopListener,
   ) {}
 
-  /** Take one event if there is one, or wait up to `timeout` ms for it. False when there was none. */
-  take(timeout: number | undefined): boolean {
-    const tid = this.bell.next(timeout);
+  /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
+  take(timeout: number | undefined, unless?: () => boolean): boolean {
+    const tid = this.bell.next(timeout, unless);
     if (tid <= 0) return false;
     this.#dispatch(tid, this.bell.status);
     return true;
