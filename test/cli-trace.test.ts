@@ -357,9 +357,9 @@ void describe('uprobe count', () => {
   });
 
   void it('arms what can be armed of a glob, and says what could not and why', () => {
-    const { status, stderr } = uprobe(['count', 'libc:mem*', '--', 'ls', '/dev/null']);
+    const { status, stderr } = uprobe(['count', 'libc:*time*', '--', 'ls', '/dev/null']);
     assert.equal(status, 0);
-    assert.match(stderr, /^uprobe: \d+ places not probed \(ifunc-symbol\), for example libc:mem\w+: /m);
+    assert.match(stderr, /^uprobe: \d+ places not probed \(ifunc-symbol\), for example libc:\w*time\w*: /m);
     assert.match(stderr, /^HITS +MISSED +PROBE$/m);
   });
 

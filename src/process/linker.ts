@@ -9,6 +9,7 @@ import { nearest } from '../base/nearest.js';
 import { ourView, viewOf, type FileView } from './file-view.js';
 import { librarySearch, parseQuietly, type LibrarySearch } from './library-search.js';
 import { nameMatcher } from './library-name.js';
+import { baseName, isFileText, openMapped } from './mapped-file.js';
 import { readMaps, type Mapping } from './maps.js';
 import { OpenedFile } from './opened-file.js';
 
@@ -101,25 +102,6 @@ function mappedFile(
     file?.close();
   }
   return undefined;
-}
-
-const isFileText = (m: Mapping): boolean => m.ino !== 0n && m.perms[2] === 'x' && m.path.startsWith('/');
-const baseName = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
-
-/**
- * By its path, where that still names the mapped file: maps prints paths as its reader sees them (d_path), or, in another
- * mount namespace, as the process does. Else the mapped inode itself (needs CAP_CHECKPOINT_RESTORE). Else a file that has
- * at least its inode number: on btrfs and overlayfs maps and stat name devices differently.
- */
-function openMapped(pid: number, m: Mapping, view: FileView): OpenedFile | undefined {
-  const views = m.deleted ? [] : view === ourView ? [view] : [view, ourView];
-  const named = views.map((v) => v.open(m.path)).filter((file) => file !== undefined);
-  const chosen =
-    named.find((file) => file.ino === m.ino && file.dev === m.dev) ??
-    openQuietly(`/proc/${pid}/map_files/${m.start.toString(16)}-${m.end.toString(16)}`) ??
-    named.find((file) => file.ino === m.ino);
-  for (const file of named) if (file !== chosen) file.close();
-  return chosen;
 }
 
 function programInPath(

@@ -1,8 +1,9 @@
 /** x86-64, 64-bit mode. */
 import type { VirtualAddress } from '../../base/address.js';
-import type { Arch, Displaced, Instruction } from '../arch.js';
+import type { Arch, CodeReference, Displaced, Instruction } from '../arch.js';
 import { displace } from './displace.js';
 import { iced, WINDOW } from './iced.js';
+import { referenceOf } from './references.js';
 
 /** Intel SDM vol. 2, 2.3.11: longer ones raise #GP. */
 const MAX_INSTRUCTION = 15;
@@ -40,6 +41,8 @@ export const x64: Arch = {
     }
     return { starts: starts.toArray(), end: at };
   },
+
+  reference: ({ bytes, address }: Instruction): CodeReference | undefined => referenceOf(bytes, address),
 
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),
 };
