@@ -352,6 +352,7 @@ export class Tracees {
 
   /** Resume. `signal`: delivered now, where the thread is in the stop before its delivery. */
   resume(thread: Thread, signal = 0): void {
+    if (signal === 0 && this.#keptStopped(thread)) return;
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
@@ -360,16 +361,29 @@ export class Tracees {
     else ptrace.cont(thread.tid, signal);
   }
 
+  /** A thread that could go on while all of its memory must stand still goes on with the others. */
+  #keptStopped(thread: Thread): boolean {
+    if (thread.process.space.frozen === 0) return false;
+    thread.pending = PLAIN_STOP;
+    return true;
+  }
+
   step(thread: Thread): void {
+    if (this.#keptStopped(thread)) return;
     thread.savedInfo = undefined;
     thread.running = true;
     ptrace.step(thread.tid, 0);
   }
 
-  /** In group-stop: stay stopped, and tell us of SIGCONT. */
+  /**
+   * In group-stop: stay stopped, and tell us of SIGCONT. A thread that was made to do something for us meanwhile is not in
+   * that stop any more (EIO): it is sent back into it, and will be reported once more.
+   */
   listen(thread: Thread): void {
     thread.running = true;
-    ptrace.listen(thread.tid);
+    if (ptrace.listen(thread.tid)) return;
+    thread.interrupted = ptrace.interruptIfThere(thread.tid);
+    ptrace.cont(thread.tid, 0);
   }
 
   /** Let one stopped thread go for good. */

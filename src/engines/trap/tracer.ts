@@ -44,6 +44,8 @@ const PROT_EXEC = 4n;
 const SPIN_MS = 0.05;
 /** How long to sleep for a reply without looking at events, ms: all that could come is that a target is killed. */
 const NAP_MS = 5;
+/** How long the reply of handlers that have finished may take, ms: it is being written. */
+const REPLY_MS = 100;
 const CLOSE_TIMEOUT = 3000;
 
 interface Registered {
@@ -71,9 +73,7 @@ export class Tracer implements StopListener {
     this.#spins = cpus > 1;
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
-    this.#arming = new Arming(this.#tracees, (thread) =>
-      this.#missed(thread, 'the probe was removed while the hit waited'),
-    );
+    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread));
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
@@ -310,8 +310,9 @@ export class Tracer implements StopListener {
     else this.answer({ kind: 'exited', pid, code: null, signal: status & 0x7f });
   }
 
-  /** Resume, with a signal that was held, if there is one. */
+  /** Resume: with the step it is in the middle of, or with a signal that was held, if there is one. */
   #goOn(thread: Thread): void {
+    if (thread.activity.kind === 'stepping') return this.#tracees.step(thread);
     const held = thread.held.shift();
     if (held === undefined) return this.#tracees.resume(thread);
     thread.savedInfo = held.info;
@@ -556,6 +557,16 @@ export class Tracer implements StopListener {
         this.#goOn(thread);
       }
     }
+  }
+
+  /** The process is being left: true when the handlers have not finished, and what they do now is for nothing. */
+  #endHit(thread: Thread): boolean {
+    if (this.#missed(thread, 'the probe was removed while the hit waited')) return true;
+    const limit = performance.now() + REPLY_MS;
+    while (thread.activity.kind === 'handlers' && performance.now() < limit) this.#takeReplies();
+    if (thread.activity.kind !== 'handlers') return false;
+    this.#hits.drop(thread);
+    return true;
   }
 
   /** Where a thread whose post handlers are given up goes on: its own ip, translated out of the slot. */
