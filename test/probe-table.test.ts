@@ -363,6 +363,17 @@ void describe('a transaction', () => {
     nothingLeft(system);
   });
 
+  void it('that forces another engine than the place is armed by says so', async () => {
+    const { registerOne } = fakeSystem({ withJump: true });
+    const first = await registerOne(spec({ engine: 'trap' }));
+    await assert.rejects(registerOne(spec({ engine: 'jump' })), {
+      name: 'RefusedError',
+      code: 'other-engine',
+    });
+    await first.unregister();
+    await (await registerOne(spec({ engine: 'jump' }))).unregister();
+  });
+
   void it('does not take processes that must not be probed', async () => {
     const system = fakeSystem();
     for (const processes of [process.pid, 1, [pid, 4_194_300]])

@@ -1,66 +1,19 @@
 import assert from 'node:assert/strict';
-import { spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
+import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { registerUprobe } from 'uprobe';
 import { compileFixture, privateCopy } from '../helpers/compile.js';
+import { startProgram, tracerOf, until } from '../helpers/running.js';
 
 const ROUND = 100n;
-
-/** A program that runs already, whose parent is a shell: Node's own children are not for a tracer. */
-interface Running {
-  readonly pid: number;
-  feed(rounds: number): Promise<void>;
-  /** Its end: what it printed after `ready`, and its status as the shell says. */
-  finish(): Promise<string>;
-}
-
-async function start(program: string, mode: string): Promise<Running> {
-  const script = 'exec 3<&0; "$0" "$1" <&3 & echo pid $!; wait $!; echo status $?';
-  const shell: ChildProcess = spawn('sh', ['-c', script, program, mode], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  let output = '';
-  shell.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
-  await until(() => /pid \d+/.test(output) && output.includes('ready'));
-  const pid = Number(/pid (\d+)/.exec(output)?.[1]);
-  return {
-    pid,
-    feed: async (rounds) => {
-      shell.stdin!.write('x'.repeat(rounds));
-      await until(() => sleepsInRead(pid));
-    },
-    finish: async () => {
-      const closed = once(shell, 'close');
-      shell.stdin!.end();
-      await closed;
-      return output
-        .replace(/pid \d+\n|ready\n/g, '')
-        .replaceAll('\n', ' ')
-        .trim();
-    },
-  };
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 1000 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 10));
-  assert.ok(condition(), 'in time');
-}
-
-/** It has eaten everything: it sleeps, twice in a row, in its read. */
-const sleepsInRead = (pid: number): boolean =>
-  /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
-
-const tracerOf = (pid: number): string | undefined =>
-  /^TracerPid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
 
 for (const mode of ['none', 'filter', 'strict']) {
   const needsRoot =
     mode !== 'none' && process.getuid?.() !== 0 ? 'holding seccomp off needs CAP_SYS_ADMIN' : false;
   test(`a running process (seccomp: ${mode}) is probed and left as it was`, { skip: needsRoot }, async () => {
     const program = privateCopy(compileFixture('seccomp', { flags: ['-O1'] }));
-    const running = await start(program, mode);
+    const running = await startProgram(program, [mode]);
     const maps = readFileSync(`/proc/${running.pid}/maps`, 'utf8');
     const seen: bigint[] = [];
     const probe = await registerUprobe({
@@ -70,7 +23,7 @@ for (const mode of ['none', 'filter', 'strict']) {
       preHandler: (hit) => void seen.push(hit.arg(0)),
     });
     await running.feed(3);
-    await until(() => probe.nhits >= 3n * ROUND);
+    await until('all is counted', () => probe.nhits >= 3n * ROUND);
     await probe.unregister();
     assert.equal(probe.nhits, 3n * ROUND);
     assert.equal(probe.nmissed, 0n);
@@ -99,12 +52,12 @@ test('a child that node:child_process waits for is refused by name', async () =>
 
 test('attaching to and leaving a running process, again and again, loses nothing', async () => {
   const program = privateCopy(compileFixture('seccomp', { flags: ['-O1'] }));
-  const running = await start(program, 'none');
+  const running = await startProgram(program, ['none']);
   let hits = 0n;
   for (let i = 0; i < 50; i++) {
     const probe = await registerUprobe({ pathname: program, symbol: 'work', processes: running.pid });
     await running.feed(1);
-    await until(() => probe.nhits >= ROUND);
+    await until('all is counted', () => probe.nhits >= ROUND);
     await probe.unregister();
     hits += probe.nhits;
   }
