@@ -3,6 +3,7 @@ import type { VirtualAddress } from '../../base/address.js';
 import type { Arch, Displaced, Instruction } from '../arch.js';
 import { displace } from './displace.js';
 import { iced, WINDOW } from './iced.js';
+import { countPadding } from './padding.js';
 
 /** Intel SDM vol. 2, 2.3.11: longer ones raise #GP. */
 const MAX_INSTRUCTION = 15;
@@ -40,6 +41,8 @@ export const x64: Arch = {
     }
     return { starts: starts.toArray(), end: at };
   },
+
+  countPadding: (code, { starts, end }) => countPadding(code, starts, end),
 
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),
 };
