@@ -6,6 +6,8 @@ import type { Ending } from './ending.js';
 import { describeRefused } from './places.js';
 import type { Places, RefusedPlace, WantedPlace } from './places.js';
 import { note } from './output.js';
+import { Reached } from './reached.js';
+import type { Targets } from './targets.js';
 import { UsageError } from './usage-error.js';
 
 export interface ArmOptions {
@@ -26,19 +28,22 @@ export interface ArmedPlace {
 
 export interface Armed {
   readonly places: readonly ArmedPlace[];
+  /** At the end: which places could not be hit, in some process or in all, and why. */
+  describeUnreached(targets: Targets): string[];
   unregister(): Promise<void>;
 }
 
 /** Arm everything, or nothing; of a glob, what can be armed. */
 export async function armPlaces(found: Places, options: ArmOptions): Promise<Armed> {
   const losses = new Losses(options.ending);
+  const reached = new Reached();
   const refused: RefusedPlace[] = [...found.refused];
   const groups: Group[] = [];
   const unregister = async (): Promise<void> => {
     await Promise.all(groups.map((g) => g.group.unregister()));
   };
   try {
-    const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses);
+    const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses, reached);
     await registerWhatCanBe(found.wanted, make, groups, refused);
   } catch (e) {
     await unregister();
@@ -51,7 +56,7 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
     [...group].map((uprobe, i) => ({ uprobe, wanted: wanted[i]! })),
   );
   losses.watch(places);
-  return { places, unregister };
+  return { places, describeUnreached: (targets) => reached.describe(places, targets), unregister };
 }
 
 interface Group {
@@ -94,7 +99,7 @@ function inWordsOf(wanted: readonly WantedPlace[], e: unknown): unknown {
   return new UsageError(`${probe}: ${messageOf(e).slice(match[0].length)}`);
 }
 
-function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses): UprobeSpec {
+function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reached: Reached): UprobeSpec {
   const { preHandler, postHandler } = options.handlers(wanted);
   return {
     ...wanted.place,
@@ -104,6 +109,7 @@ function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses): Uprob
     trustPlace: options.trustPlace,
     signal: options.ending.signal,
     onError: losses.onError,
+    onState: reached.watch(wanted),
     ...(preHandler && { preHandler }),
     ...(postHandler && { postHandler }),
     // The library has its own word on return probes.
