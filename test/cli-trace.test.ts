@@ -477,3 +477,16 @@ void describe('uprobe count', () => {
     },
   );
 });
+
+void describe('Without /proc', () => {
+  const wrapper = ['unshare', '--mount', 'sh', '-c', 'umount -l /proc && exec "$@"', 'sh'];
+  const tried = spawnSync(wrapper[0]!, [...wrapper.slice(1), 'true']);
+  const skip = tried.status !== 0 && 'mounts cannot be changed';
+
+  // A child of ours that nobody lets go would keep the output open, and this test from ending.
+  void it('no command runs, and it is told why', { skip }, () => {
+    const { status, stdout, stderr } = uprobe(['count', 'libc:malloc', '--', '/bin/echo', 'x'], { wrapper });
+    assert.match(stderr, /^uprobe: .*ENOENT\. \/proc is not mounted\. As root: mount -t proc/);
+    assert.deepEqual([status, stdout], [1, '']);
+  });
+});
