@@ -1,8 +1,8 @@
 /**
  * What is typed in a bash.
  *
- *   node build/examples/bash-readline.js        a bash of its own, in this terminal
- *   node build/examples/bash-readline.js PID    a bash that runs already, until Ctrl-C
+ *   node dist/examples/bash-readline.js        a bash of its own, in this terminal
+ *   node dist/examples/bash-readline.js PID    a bash that runs already, until Ctrl-C
  *
  * You see each line as bash gets it from its line editor, on stderr:
  *

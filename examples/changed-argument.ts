@@ -1,7 +1,7 @@
 /**
  * A program that believes to be somebody else: the argument of a function is changed before the function sees it.
  *
- *   node build/examples/changed-argument.js
+ *   node dist/examples/changed-argument.js
  *
  * You see what `whoami` prints, first unprobed, then with another user id:
  *

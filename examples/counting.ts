@@ -1,8 +1,8 @@
 /**
  * Which functions of a program run how often.
  *
- *   node build/examples/counting.js                         bash, computing something
- *   node build/examples/counting.js bash -c 'type ls'       any command
+ *   node dist/examples/counting.js                         bash, computing something
+ *   node dist/examples/counting.js bash -c 'type ls'       any command
  *
  * When the command has ended you see the ten functions of the program itself (not of its libraries) called most:
  *

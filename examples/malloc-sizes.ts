@@ -1,8 +1,8 @@
 /**
  * How much memory a program asks for at a time.
  *
- *   node build/examples/malloc-sizes.js                  ls /
- *   node build/examples/malloc-sizes.js git log -3       any command
+ *   node dist/examples/malloc-sizes.js                  ls /
+ *   node dist/examples/malloc-sizes.js git log -3       any command
  *
  * When the command has ended you see how many calls of malloc wanted how much, by powers of two:
  *

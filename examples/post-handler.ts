@@ -1,7 +1,7 @@
 /**
  * What instructions load: a post handler sees the registers after the instruction has run.
  *
- *   node build/examples/post-handler.js
+ *   node dist/examples/post-handler.js
  *
  * You see the first loads from memory that getenv() does in `ls`, with what each put into its register. One of them finds
  * the first string of the environment:

@@ -1,8 +1,8 @@
 /**
  * The SQL that a program gives to SQLite.
  *
- *   node build/examples/sqlite-statements.js                       sqlite3 with a few statements of ours
- *   node build/examples/sqlite-statements.js sqlite3 my.db .dump   any command that uses SQLite
+ *   node dist/examples/sqlite-statements.js                       sqlite3 with a few statements of ours
+ *   node dist/examples/sqlite-statements.js sqlite3 my.db .dump   any command that uses SQLite
  *
  * You see the text of each statement as it is prepared, on stderr, beside what the command prints itself:
  *

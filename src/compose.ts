@@ -1,13 +1,13 @@
 /** The one file that wires the engines to the table. One table for each thread that loads this package. */
 import { onExit } from 'signal-exit';
-import { SpecError, type Refusal } from './base/errors.js';
+import { SpecError } from './base/errors.js';
 import type { EngineName, EngineSink } from './engines/engine.js';
-import { NEEDS_PROCESSES, refusalFor } from './engines/trap/refusals.js';
+import { refusalFor, refuseProcesses } from './engines/trap/refusals.js';
 import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
 import type { EngineOffer } from './probe/engine-choice.js';
 import { openView, type ModuleView, type OpenModuleOptions } from './probe/inspect.js';
 import { register } from './probe/register.js';
-import { checkSpec, checkSpecs, type WantedProcesses } from './probe/spec.js';
+import { checkSpec, checkSpecs } from './probe/spec.js';
 import { Table } from './probe/table.js';
 import { startTarget, type Target } from './probe/target.js';
 import type { SpawnTargetOptions, UprobeSpec } from './probe/types.js';
@@ -45,18 +45,6 @@ function leaveWith(engine: TrapEngine | undefined): void {
   unhook = engine && onExit(() => engine.closeSync(), { alwaysLast: true });
 }
 
-/** What the trap engine cannot do yet is refused before any file is opened. */
-function refuseForTrap(processes: WantedProcesses): Refusal | undefined {
-  if (processes === 'all') return NEEDS_PROCESSES;
-  if ('tree' in processes)
-    return {
-      code: 'trees-not-supported',
-      reason: 'the trap engine does not follow the children of a process',
-      remedy: 'Name each process',
-    };
-  return undefined;
-}
-
 const missing = (name: EngineName): EngineOffer => ({
   name,
   unavailable: {
@@ -71,7 +59,7 @@ function offers(sinkOf: (name: EngineName) => EngineSink): readonly EngineOffer[
   sinkOfTrap = sinkOf('trap');
   const offered: EngineOffer = {
     name: 'trap',
-    refuseProcesses: refuseForTrap,
+    refuseProcesses,
     canArm: refusalFor,
     engine: trapEngine,
   };

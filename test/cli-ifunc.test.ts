@@ -32,7 +32,7 @@ async function running(): Promise<ChildProcess & { readonly pid: number }> {
 
 /** Attached, and a moment for what follows. */
 async function untilTraced(pid: number): Promise<void> {
-  await until(() => !/^TracerPid:\t0$/m.test(readFileSync(`/proc/${pid}/status`, 'latin1')));
+  await until('it is traced', () => !/^TracerPid:\t0$/m.test(readFileSync(`/proc/${pid}/status`, 'latin1')));
   await new Promise((resolve) => setTimeout(resolve, 300));
 }
 

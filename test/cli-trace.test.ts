@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { Running, assertConforms, documentedSchema, jsonLines, linesOf, uprobe } from './helpers/cli.js';
 import type { Finished } from './helpers/cli.js';
 import { compileFixture, privateCopy, temporaryDirectory } from './helpers/compile.js';
+import { startProgram, type RunningProgram } from './helpers/running.js';
 
 const copyOf = (name: string): string => privateCopy(compileFixture(name));
 const started: ChildProcess[] = [];
@@ -339,6 +340,56 @@ void describe('uprobe trace of a process that runs', () => {
   });
 });
 
+void describe('A place that could not be hit', () => {
+  const library = copyOf('elf-versioned');
+
+  void it('because its file was never mapped is told, beside the lines', () => {
+    const never = new RegExp(`^uprobe: ${library} was never mapped by 'true': its probe could not be hit$`);
+    for (const args of [['trace'], ['trace', '--json'], ['count'], ['count', '--json']]) {
+      const file = join(temporaryDirectory(), 'lines');
+      const { status, stdout, stderr } = uprobe([...args, '-o', file, `${library}:answer`, '--', 'true']);
+      assert.deepEqual([status, stdout], [0, '']);
+      assert.match(linesOf(stderr).at(-1) ?? '', never, args.join(' '));
+      if (args.includes('--json')) jsonLines(readFileSync(file, 'utf8'));
+    }
+  });
+
+  void it('is told once for a file, also of processes that run', async () => {
+    const process = await ticker(copyOf('loop'));
+    const { stderr } = uprobe([
+      'count',
+      `${library}:answer*`,
+      '-p',
+      String(process.pid),
+      '--duration',
+      '0.1',
+    ]);
+    assert.match(
+      stderr,
+      new RegExp(`was never mapped by process ${process.pid}: its 2 probes could not be hit`),
+    );
+    await assertUnharmed(process);
+  });
+
+  void it('in one of two processes is told with the reason', async () => {
+    const mapped = copyOf('library');
+    const plan = jsonLines(uprobe(['plan', '--json', `${mapped}:lib_work`]).stdout)[0]!;
+    const mapper = compileFixture('mapper', { flags: ['-O1'] });
+    const start = (mode: string): Promise<RunningProgram> =>
+      startProgram(mapper, [mapped, String(plan['offset']), mode]);
+    const [whole, patched] = [await start('whole'), await start('patched')];
+    const pids = ['-p', `${whole.pid},${patched.pid}`, '--duration', '0.1'];
+    const { status, stderr } = uprobe(['count', `${mapped}:lib_work`, ...pids]);
+    assert.equal(status, 0);
+    assert.match(
+      stderr,
+      new RegExp(`1 place not probed \\(text-already-patched\\), .*: process ${patched.pid}: another tool`),
+    );
+    assert.doesNotMatch(stderr, /never mapped/);
+    for (const program of [whole, patched]) assert.equal(await program.finish(), 'fine status 7');
+  });
+});
+
 void describe('uprobe count', () => {
   const calls = copyOf('calls');
 
@@ -425,4 +476,17 @@ void describe('uprobe count', () => {
       await assertUnharmed(target);
     },
   );
+});
+
+void describe('Without /proc', () => {
+  const wrapper = ['unshare', '--mount', 'sh', '-c', 'umount -l /proc && exec "$@"', 'sh'];
+  const tried = spawnSync(wrapper[0]!, [...wrapper.slice(1), 'true']);
+  const skip = tried.status !== 0 && 'mounts cannot be changed';
+
+  // A child of ours that nobody lets go would keep the output open, and this test from ending.
+  void it('no command runs, and it is told why', { skip }, () => {
+    const { status, stdout, stderr } = uprobe(['count', 'libc:malloc', '--', '/bin/echo', 'x'], { wrapper });
+    assert.match(stderr, /^uprobe: .*ENOENT\. \/proc is not mounted\. As root: mount -t proc/);
+    assert.deepEqual([status, stdout], [1, '']);
+  });
 });

@@ -599,7 +599,7 @@ describe('parseLdCache()', () => {
     });
   }
   const parsed = (cache: string): string[] =>
-    parseLdCache(readFileSync(cache), cache).map((e) => `${e.soname} ${e.hwcapsName ?? ''} ${e.path}`);
+    parseLdCache(readFileSync(cache)).map((e) => `${e.soname} ${e.hwcapsName ?? ''} ${e.path}`);
 
   it('has what ldconfig prints, in its order', { skip }, () => {
     assert.deepEqual(parsed('/etc/ld.so.cache'), printed('/etc/ld.so.cache'));
@@ -642,19 +642,13 @@ describe('parseLdCache()', () => {
     assert.deepEqual(parseLdCache(Buffer.concat([old, cache.subarray(at)])), parseLdCache(cache));
   });
 
-  it('refuses anything else, and says what to do', () => {
+  it('is empty where the cache is none, or damaged', () => {
     for (const bytes of [
       Buffer.alloc(0),
       Buffer.from('ld.so-1.7.0'),
       readFileSync('/etc/ld.so.cache').subarray(0, 1000),
     ])
-      assert.throws(
-        () => parseLdCache(bytes, '/x/ld.so.cache'),
-        (e) =>
-          e instanceof ElfError &&
-          e.code === 'ld-cache-malformed' &&
-          /^\/x\/ld\.so\.cache .*ldconfig/.test(e.message),
-      );
+      assert.deepEqual(parseLdCache(bytes), []);
   });
 });
 

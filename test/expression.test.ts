@@ -52,7 +52,7 @@ function problem(text: string, moment: Moment = 'entry'): string {
   try {
     parseArgsList(text, moment);
   } catch (e) {
-    assert.ok(e instanceof ExpressionError, String(e));
+    assert.ok(e instanceof ExpressionError && e.code === 'bad-expression', String(e));
     return e.problem;
   }
   return assert.fail(`no error: ${text}`);

@@ -45,6 +45,22 @@ void describe('looking at a program', () => {
     assert.match(instructions.at(-1)!.text, /^ret/);
   });
 
+  void it('ends functions without a size where they end: at their section, or before the padding', () => {
+    using view = openModule(path);
+    // crtstuff.c and crti.S: functions that every program has and no compiler measured
+    for (const name of ['_init', '_fini', 'deregister_tm_clones', 'register_tm_clones', 'frame_dummy']) {
+      const [found] = view.matching(name);
+      assert.equal(found?.size, 0, name);
+      const instructions = [...view.instructions(found)];
+      assert.match(instructions.at(-1)!.text, /^(ret|jmp)/, name);
+      for (const { offset, text } of instructions)
+        assert.equal(view.plan({ offset }).chosen, 'trap', `${name}: ${text}`);
+    }
+    const sections = execFileSync('readelf', ['-SW', path], { encoding: 'utf8' });
+    const plt = BigInt(`0x${/ \.plt +PROGBITS +([0-9a-f]+)/.exec(sections)![1]}`);
+    assert.equal(view.plan({ addr: plt }).symbol, undefined, '_init does not reach into the next section');
+  });
+
   void it('plans a probe as registering would, and touches no process', () => {
     using view = openModule(path);
     const plan = view.plan({ symbol: 'add' });

@@ -246,6 +246,12 @@ void describe('an instruction', () => {
     assert.equal(program.error({ addr: 0xffff_ffff_ffff_ffffn }).code, 'address-not-in-file');
   });
 
+  void it('must be one of this processor', () => {
+    const error = program.error({ symbol: 'not_code' });
+    assert.equal(error.code, 'not-an-instruction');
+    assert.match(error.message, /06 06/);
+  });
+
   void it('may be given by offset and address when both mean the same', () => {
     const { offset, address } = start;
     assert.equal(program.at({ offset, addr: BigInt(address) }).symbol, 'shape_area');

@@ -70,8 +70,8 @@ void describe('a spec', () => {
 
   void it('is an object', () => {
     for (const spec of [undefined, null, 5, 'libc:malloc', [good]]) assert.equal(codeOf(spec), 'bad-spec');
-    assert.throws(() => checkSpecs(5), SpecError);
-    assert.throws(() => checkSpecs([]), SpecError);
+    assert.throws(() => checkSpecs(5), { code: 'bad-spec' });
+    assert.throws(() => checkSpecs([]), { code: 'no-specs' });
     assert.throws(() => checkSpecs([good, { ...good, symbol: 5 }]), /specs\[1\]\.symbol/);
   });
 
@@ -82,20 +82,13 @@ void describe('a spec', () => {
     assert.equal(checkSpec(rest).processes, 'all');
     assert.equal(checkSpec({ ...rest, preHandler: () => undefined, processes: 'all' }).processes, 'all');
     assert.deepEqual(checkProcesses({ tree: 5 }), { tree: 5 });
-    for (const processes of [
-      0,
-      -1,
-      1.5,
-      1 << 23,
-      'some',
-      [],
-      [5, 0],
-      {},
-      { tree: 0 },
-      { tree: 5, pid: 6 },
-      null,
-    ])
-      assert.throws(() => checkProcesses(processes), SpecError);
+    const wrong: readonly (readonly [unknown, string])[] = [
+      ...[0, -1, 1.5, 1 << 23, [5, 0], { tree: 0 }].map((p) => [p, 'bad-pid'] as const),
+      ...['some', {}, { tree: 5, pid: 6 }, null].map((p) => [p, 'bad-processes'] as const),
+      [[], 'no-processes'],
+    ];
+    for (const [processes, code] of wrong)
+      assert.throws(() => checkProcesses(processes), { name: 'SpecError', code }, JSON.stringify(processes));
   });
 
   void it('has handlers that are functions, and synchronous', () => {

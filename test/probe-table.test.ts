@@ -45,9 +45,9 @@ void describe('uprobes on one place', () => {
       spec({ preHandler: () => 'skip' }),
       spec({ preHandler: () => void ran++ }),
     ]);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid }), { skip: true, changed: true });
+    assert.equal(engine.hit(group.at(0)!, { pid }).skip, true);
     assert.equal(ran, 1);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid: other }), { skip: false });
+    assert.equal(engine.hit(group.at(0)!, { pid: other }).skip, false);
   });
 
   void it('are called only for their own processes', async () => {
@@ -158,12 +158,27 @@ void describe('a handler that fails', () => {
       spec({ preHandler: (hit: Hit) => void (hit.regs.ax = 7) }),
     ]);
     const regs = new BigUint64Array(27);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid, tid: 99, regs }), { skip: false });
+    assert.deepEqual(engine.hit(group.at(0)!, { pid, tid: 99, regs }), { skip: false, changed: true });
     assert.deepEqual([regs[16], regs[10]], [0n, 7n]);
     assert.equal(group.at(0)!.nerrors, 1n);
     const [error] = errors;
     assert.deepEqual([error?.kind, error?.pid, error?.tid, error?.uprobe], ['pre', pid, 99, group.at(0)]);
     assert.match(String(error?.error), /ouch/);
+  });
+
+  void it('and only reads, or fails after it wrote, leaves the engine nothing to write', async () => {
+    const { engine, registerAll } = fakeSystem();
+    const group = await registerAll([
+      spec({ preHandler: (hit: Hit) => void hit.regs.ip }),
+      spec({
+        preHandler: (hit: Hit) => {
+          hit.regs.di = 1n;
+          throw new Error('ouch');
+        },
+        onError: () => undefined,
+      }),
+    ]);
+    assert.deepEqual(engine.hit(group.at(0)!, { pid }), { skip: false, changed: false });
   });
 
   void it('without onError is a warning of the process, once', async () => {
@@ -361,6 +376,17 @@ void describe('a transaction', () => {
       (e) => e instanceof RefusedError && e.code === 'engine-not-available',
     );
     nothingLeft(system);
+  });
+
+  void it('that forces another engine than the place is armed by says so', async () => {
+    const { registerOne } = fakeSystem({ withJump: true });
+    const first = await registerOne(spec({ engine: 'trap' }));
+    await assert.rejects(registerOne(spec({ engine: 'jump' })), {
+      name: 'RefusedError',
+      code: 'other-engine',
+    });
+    await first.unregister();
+    await (await registerOne(spec({ engine: 'jump' }))).unregister();
   });
 
   void it('does not take processes that must not be probed', async () => {

@@ -34,6 +34,7 @@ void describe('a process that shall be probed', () => {
     const tid = readdirSync('/proc/self/task')
       .map(Number)
       .find((t) => t !== process.pid)!;
+    assert.equal(codeOf(tid), 'is-a-thread');
     assert.throws(() => checkProcess(tid), new RegExp(`thread of process ${process.pid}`));
   });
   void it(

@@ -64,6 +64,23 @@ test('boundaries say where decoding failed', () => {
   assert.deepEqual(at(0x90, 0xe8, 0, 0), { starts: [0], end: 1 }); // a call cut short
 });
 
+test('padding is what stands behind the last instruction and runs never', () => {
+  const padding = (text: string): number => {
+    const code = Uint8Array.from(Buffer.from(text.replaceAll(' ', ''), 'hex'));
+    return x64.countPadding(code, x64.boundaries(code, here));
+  };
+  assert.equal(padding('50 58 c3'), 0);
+  assert.equal(padding('50 58 c3 90 6690 0f1f8000000000 662e0f1f840000000000'), 4);
+  assert.equal(padding('e900000000 cccccc'), 3);
+  assert.equal(padding('ffe0 00000000'), 2); // jmp rax
+  assert.equal(padding('c3 90 c3 90'), 1);
+  assert.equal(padding('c3 f390'), 0); // pause
+  assert.equal(padding('c3 4190'), 0); // xchg r8,rax
+  assert.equal(padding('50 90 90'), 0); // runs on into what stands behind
+  assert.equal(padding('90 90'), 0);
+  assert.equal(padding(''), 0);
+});
+
 test('one instruction is decoded with exactly its bytes', () => {
   assert.deepEqual(decode(0x55, 0x48, 0x89, 0xe5), { address: here, bytes: Uint8Array.of(0x55) });
   assert.deepEqual(decode(0xf3, 0x0f, 0x1e, 0xfa)?.bytes.length, 4);

@@ -111,7 +111,7 @@ test('a 66 prefix that REX.W overrides leaves a branch unambiguous', () => {
 
 test('every refusal is made by name, with its reason', () => {
   const refused: Readonly<Record<string, readonly string[]>> = {
-    'undefined-opcode': ['06', 'f090', '4889', '909090', '', '0f04'],
+    'not-an-instruction': ['06', 'f090', '4889', '909090', '', '0f04'],
     'syscall-instruction': ['0f05', '480f05', '0f34'],
     'software-interrupt': ['cd80', 'cd03'],
     'breakpoint-instruction': ['cc', 'f1'],

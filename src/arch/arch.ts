@@ -81,6 +81,11 @@ export interface Arch {
   ): { readonly starts: Uint32Array; readonly end: number };
   /** What an instruction says of another place; undefined where it says nothing. */
   reference(instruction: Instruction): CodeReference | undefined;
+  /**
+   * How many of the last instructions of a function, as `boundaries` found them, are none of it but fill the room up to the
+   * next one.
+   */
+  countPadding(code: Uint8Array, found: { readonly starts: Uint32Array; readonly end: number }): number;
   /** How the instruction runs out of line, or the named refusal. */
   displace(instruction: Instruction): Displaced;
 }

@@ -7,6 +7,8 @@ import type { Ending } from './ending.js';
 import { describeRefused } from './places.js';
 import type { Places, RefusedPlace, WantedPlace } from './places.js';
 import { note } from './output.js';
+import { Reached } from './reached.js';
+import type { Targets } from './targets.js';
 import { UsageError } from './usage-error.js';
 
 export interface ArmOptions {
@@ -28,12 +30,15 @@ export interface ArmedPlace {
 
 export interface Armed {
   readonly places: readonly ArmedPlace[];
+  /** At the end: which places could not be hit, in some process or in all, and why. */
+  describeUnreached(targets: Targets): string[];
   unregister(): Promise<void>;
 }
 
 /** Arm everything, or nothing; of a glob, what can be armed. */
 export async function armPlaces(found: Places, options: ArmOptions): Promise<Armed> {
   const losses = new Losses(options.ending);
+  const reached = new Reached();
   const refused: RefusedPlace[] = [...found.refused];
   const groups: Group[] = [];
   const [pid, ...others] = options.pids;
@@ -43,7 +48,7 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   };
   let places: readonly ArmedPlace[];
   try {
-    const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses);
+    const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses, reached);
     await registerWhatCanBe(found.wanted, make, groups, refused);
     const armed = groups.flatMap(({ group, wanted }) =>
       wanted.map((w, i) => ({ uprobes: group.of(i), wanted: w })),
@@ -57,7 +62,7 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   if (groups.length === 0) throw new UsageError(`nothing can be probed: ${reasons.join('; ')}`);
   for (const reason of reasons) note(reason);
   losses.watch(places);
-  return { places, unregister };
+  return { places, describeUnreached: (targets) => reached.describe(places, targets), unregister };
 }
 
 interface Group {
@@ -100,7 +105,7 @@ function inWordsOf(wanted: readonly WantedPlace[], e: unknown): unknown {
   return new UsageError(`${probe}: ${messageOf(e).slice(match[0].length)}`);
 }
 
-function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses): UprobeSpec {
+function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reached: Reached): UprobeSpec {
   const { preHandler, postHandler } = options.handlers(wanted);
   return {
     ...wanted.place,
@@ -110,6 +115,7 @@ function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses): Uprob
     trustPlace: options.trustPlace,
     signal: options.ending.signal,
     onError: losses.onError,
+    onState: reached.watch(wanted),
     ...(preHandler && { preHandler }),
     ...(postHandler && { postHandler }),
     // The library has its own word on return probes.

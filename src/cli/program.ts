@@ -28,8 +28,8 @@ With a command, its input, output and exit status are its own and our lines go t
 Examples:
   uprobe trace libc:malloc --args 'size=arg0' -- ls
   uprobe trace bash:readline -p 4711 --duration 10
-  uprobe trace 'libc:open*' --args 'path=str(arg1), flags=hex(arg2)' -o trace.txt -- git status
-  uprobe trace --json -n 100 sqlite3:sqlite3_step -- sqlite3 my.db .dump`;
+  uprobe trace libc:open --args 'path=str(arg0), flags=hex(arg1)' -o trace.txt -- git status
+  uprobe trace --json -n 100 libsqlite3:sqlite3_step -- sqlite3 my.db .dump`;
 
 const COUNT_HELP = `${PROBES}
 
@@ -41,7 +41,7 @@ Examples:
 const LIST_HELP = `
 Examples:
   uprobe list libc
-  uprobe list /usr/bin/node '*Start*' --json`;
+  uprobe list node '*Start*' --json`;
 
 const PLAN_HELP = `${PROBES}
 

@@ -45,6 +45,7 @@ export async function run(steps: RunSteps): Promise<number> {
   stop?.();
   await armed.unregister();
   steps.finished(armed.places);
+  for (const sentence of armed.describeUnreached(targets)) note(sentence);
   const status = target === undefined ? undefined : await endOf(target, reason);
   return statusOf(reason, status);
 }

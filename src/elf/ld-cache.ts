@@ -2,7 +2,6 @@
  * /etc/ld.so.cache: which file the dynamic linker takes for a soname. glibc, sysdeps/generic/dl-cache.h. The format of
  * 2.2 and later begins with "glibc-ld.so.cache1.1"; an older one may stand before it.
  */
-import { ElfError } from './source.js';
 
 export interface LdCacheEntry {
   readonly soname: string;
@@ -37,16 +36,29 @@ const PATH_MAX = 4096;
 /** Strings may be shared by entries; real caches have no more bytes of names than their own size, give or take. */
 const MOST_STRING_BYTES = 2 ** 27;
 
-/** The 64-bit x86 entries, in the order the dynamic linker would meet them. */
-export function parseLdCache(contents: Uint8Array, name = '/etc/ld.so.cache'): LdCacheEntry[] {
-  const whole = Buffer.from(contents.buffer, contents.byteOffset, contents.length);
-  const cache = whole.subarray(newCacheAt(whole, name));
-  if (cache.length < NEW_HEADER) throw damaged(name, 'its header is cut short');
-  if ((cache[28]! & 3) === BIG_ENDIAN_CACHE) throw damaged(name, 'it is for a big-endian machine');
+/**
+ * The 64-bit x86 entries, in the order the dynamic linker would meet them. None where the cache is damaged or of no format
+ * known here: the linker passes over such a one, too.
+ */
+export function parseLdCache(contents: Uint8Array): LdCacheEntry[] {
+  try {
+    return entriesOf(Buffer.from(contents.buffer, contents.byteOffset, contents.length));
+  } catch (e) {
+    if (e instanceof DamagedCache) return [];
+    throw e;
+  }
+}
+
+class DamagedCache extends Error {}
+
+function entriesOf(whole: Buffer): LdCacheEntry[] {
+  const cache = whole.subarray(newCacheAt(whole));
+  if (cache.length < NEW_HEADER) throw new DamagedCache('its header is cut short');
+  if ((cache[28]! & 3) === BIG_ENDIAN_CACHE) throw new DamagedCache('it is for a big-endian machine');
   const count = cache.readUInt32LE(20);
   if (count > MOST_ENTRIES || NEW_HEADER + count * NEW_ENTRY > cache.length)
-    throw damaged(name, `it claims ${count} entries, more than it has room for`);
-  const string = stringReader(cache, name);
+    throw new DamagedCache(`it claims ${count} entries, more than it has room for`);
+  const string = stringReader(cache);
   const hwcaps = readHwcaps(whole, cache.readUInt32LE(32), string);
   const entries: LdCacheEntry[] = [];
   for (let i = 0; i < count; i++) {
@@ -72,7 +84,7 @@ function isX8664(flags: number): boolean {
 }
 
 /** Where the new format begins: at once, or aligned to 8 behind the entries of the old one. */
-function newCacheAt(bytes: Buffer, name: string): number {
+function newCacheAt(bytes: Buffer): number {
   const startsNew = (at: number): boolean =>
     bytes.toString('latin1', at, at + NEW_MAGIC.length) === NEW_MAGIC;
   if (startsNew(0)) return 0;
@@ -80,17 +92,17 @@ function newCacheAt(bytes: Buffer, name: string): number {
     const at = Math.ceil((OLD_HEADER + bytes.readUInt32LE(12) * OLD_ENTRY) / 8) * 8;
     if (startsNew(at)) return at;
   }
-  throw damaged(name, 'it is not in a format known here (glibc 2.2 or later)');
+  throw new DamagedCache('it is not in a format known here (glibc 2.2 or later)');
 }
 
 /** Offsets of strings count from the start of the new header. */
-function stringReader(cache: Buffer, name: string): (at: number) => string {
+function stringReader(cache: Buffer): (at: number) => string {
   let left = MOST_STRING_BYTES;
   return (at) => {
     const text = cache.subarray(at, at + PATH_MAX);
     const end = text.indexOf(0);
     left -= end;
-    if (end < 0 || left < 0) throw damaged(name, 'its strings are out of place');
+    if (end < 0 || left < 0) throw new DamagedCache('its strings are out of place');
     return text.toString('utf8', 0, end);
   };
 }
@@ -111,8 +123,4 @@ function readHwcaps(file: Buffer, at: number, string: (at: number) => string): s
     return names;
   }
   return [];
-}
-
-function damaged(name: string, why: string): ElfError {
-  return new ElfError('ld-cache-malformed', name, `cannot be used: ${why}. Run ldconfig to write it anew`);
 }

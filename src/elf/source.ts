@@ -19,8 +19,7 @@ export type ElfErrorCode =
   | 'elf-not-loadable'
   | 'elf-truncated'
   | 'elf-malformed'
-  | 'elf-too-large'
-  | 'ld-cache-malformed';
+  | 'elf-too-large';
 
 /** A file that is not a 64-bit x86 program or library, or is a damaged one. */
 export class ElfError extends UprobeError {

@@ -2,9 +2,9 @@
  * The names of a program or library: .symtab, .dynsym with its versions, and the .symtab of a separate debug file,
  * asked as one.
  */
+import { nearest } from '../base/nearest.js';
 import { FunctionList, type ElfFunction } from './function-list.js';
 import type { ElfImage } from './image.js';
-import { similarNames } from './similar.js';
 import { lazy } from './source.js';
 import {
   parseSymbolName,
@@ -98,7 +98,7 @@ export class SymbolTable {
 
   /** At most `max` function names that someone who wrote `name` may have meant. */
   similar(name: string, max = 5): string[] {
-    return similarNames(parseSymbolName(name).name, this.names(), max);
+    return nearest(parseSymbolName(name).name, this.names(), max);
   }
 
   #matching(query: SymbolQuery): ElfSymbol[] {

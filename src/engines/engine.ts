@@ -20,21 +20,24 @@ export interface ModuleFacts {
 }
 
 /** One (module, file offset). Plain data: it is sent to other threads as it is. */
-export interface SiteFacts {
+export type SiteFacts = SitePlace & OutOfLine;
+
+export interface SitePlace {
   /** Ours, unique in this process, never reused. */
   readonly id: number;
   readonly module: ModuleFacts;
   readonly offset: FileOffset;
   /** The original instruction, from the file. */
   readonly instruction: Instruction;
-  /** How it runs out of line, where it can. */
-  readonly template: SlotTemplate | undefined;
-  /** Why there is no template. */
-  readonly refusal?: Refusal;
 }
 
+/** How an instruction runs out of line, or why it cannot. */
+export type OutOfLine =
+  | { readonly template: SlotTemplate; readonly refusal?: undefined }
+  | { readonly template: undefined; readonly refusal: Refusal };
+
 /** What decides whether a site can be armed at all. */
-export type ArmableSite = Pick<SiteFacts, 'instruction' | 'template' | 'refusal'>;
+export type ArmableSite = Pick<SitePlace, 'instruction'> & OutOfLine;
 
 /** Which processes a consumer wants. `'all'` is every process, present and future. */
 export type ProcessSet = 'all' | readonly number[];

@@ -12,6 +12,7 @@ import { check } from './syscall-error.js';
 const FUTEX_WAIT = 0;
 const FUTEX_WAKE = 1;
 const SIG_SETMASK = 2;
+const PR_SET_PDEATHSIG = 1;
 
 export interface Program {
   /** The program, absolute: $PATH was searched already. */
@@ -31,7 +32,7 @@ export interface PausedChild {
   proceed(): void;
   /** After it ended without an exec: the call that failed and its errno. */
   failure(): { readonly step: string; readonly errno: number };
-  /** Its memory may be freed: it has executed its program, or ended. */
+  /** Its memory may be freed: it has executed its program, or ended. One that still waits is ended. */
   release(): void;
 }
 
@@ -132,7 +133,17 @@ class Arena {
 function stepsFor(program: Program, arena: Arena, futex: number, copies: readonly number[]): Step[] {
   const defaultAction = arena.words([0, 0, 0, 0]);
   const emptyMask = arena.words([0]);
-  const steps: Step[] = [{ name: 'futex', args: [NR.futex, futex, FUTEX_WAIT, 0, 0, 0, 0], mayFail: true }];
+  const dieWithParent = (signal: number): Step => ({
+    name: 'prctl',
+    args: [NR.prctl, PR_SET_PDEATHSIG, signal],
+    mayFail: true,
+  });
+  // Without us nobody would ever wake it, or could: every signal but SIGKILL is blocked.
+  const steps: Step[] = [
+    dieWithParent(SIG.kill),
+    { name: 'futex', args: [NR.futex, futex, FUTEX_WAIT, 0, 0, 0, 0], mayFail: true },
+    dieWithParent(0),
+  ];
   // exec keeps ignored signals ignored: Node ignores SIGPIPE, which a program does not expect
   for (let signal = 1; signal <= 31; signal++) {
     if (signal === SIG.kill || signal === SIG.stop) continue;
@@ -178,9 +189,11 @@ export function clonePaused(program: Program): PausedChild {
       startFunction()(region.address + stepsAt, region.address + arenaStart - 64),
     );
     check(pid, 'clone(CLONE_VM)');
+    let waits = true;
     return {
       pid,
       proceed: () => {
+        waits = false;
         view.setInt32(16, 1, true);
         syscall(NR.futex, futex, FUTEX_WAKE, 1);
       },
@@ -191,7 +204,11 @@ export function clonePaused(program: Program): PausedChild {
           errno: -Number(view.getBigInt64(8, true)),
         };
       },
-      release: () => void syscall(NR.munmap, region.address, region.length),
+      release: () => {
+        if (waits) process.kill(pid, 'SIGKILL');
+        waits = false;
+        syscall(NR.munmap, region.address, region.length);
+      },
     };
   } finally {
     copies.forEach(closeFd);

@@ -1,12 +1,12 @@
 /** What this machine and this user may do, found by trying where that touches nobody. */
-import { readFileSync } from 'node:fs';
-import { release, arch, constants } from 'node:os';
+import { existsSync, readFileSync } from 'node:fs';
+import { release, arch } from 'node:os';
 import { messageOf } from '../base/errors.js';
 import { clonePaused } from './clone.js';
 import { syscall } from './ffi.js';
 import { mapRegion } from './memory.js';
 import { NR } from './numbers.js';
-import { ProcessMemory } from './process-memory.js';
+import { MOUNT_PROC, ProcessMemory } from './process-memory.js';
 import { statusField } from './proc-status.js';
 import { ptrace } from './ptrace.js';
 
@@ -25,6 +25,7 @@ const CAP_SYS_PTRACE = 19n;
 export function examineMachine(): Promise<readonly Finding[]> {
   const findings = [
     platform(),
+    procMounted(),
     attempt(
       'machine code of our own',
       'memory that is writable and executable can be mapped',
@@ -64,6 +65,13 @@ function platform(): Finding {
   return { what: 'platform', ok: false, detail, remedy: 'Only Linux on x86-64 is supported' };
 }
 
+/** A chroot has none unless somebody mounts it. */
+function procMounted(): Finding {
+  const what = 'the files of processes';
+  if (existsSync('/proc/self/maps')) return { what, ok: true, detail: '/proc is mounted' };
+  return { what, ok: false, detail: '/proc is not mounted', remedy: MOUNT_PROC };
+}
+
 /** Everything that arming a probe needs of ptrace(2), on a child that never gets to its program. */
 function traceChild(): void {
   const child = clonePaused({
@@ -77,9 +85,8 @@ function traceChild(): void {
     ptrace.seize(child.pid, 0);
     new ProcessMemory(child.pid).close();
   } finally {
-    process.kill(child.pid, constants.signals.SIGKILL);
-    syscall(NR.wait4, child.pid, 0, WALL, 0);
     child.release();
+    syscall(NR.wait4, child.pid, 0, WALL, 0);
   }
 }
 

@@ -16,6 +16,7 @@ export const NR = {
   fork: 57,
   vfork: 58,
   ptrace: 101,
+  prctl: 157,
   gettid: 186,
   futex: 202,
   schedSetaffinity: 203,

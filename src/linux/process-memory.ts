@@ -1,6 +1,9 @@
 /** The memory of another process, through /proc/PID/mem (proc(5)): needs the right to ptrace it. */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs';
 import { SyscallError } from './syscall-error.js';
+
+/** What to do where nothing can be known of any process. */
+export const MOUNT_PROC = 'As root: mount -t proc proc /proc';
 
 export class ProcessMemory {
   readonly fd: number;
@@ -8,7 +11,8 @@ export class ProcessMemory {
     try {
       this.fd = openSync(`/proc/${pid}/mem`, 'r+');
     } catch (e) {
-      throw new SyscallError(`open(/proc/${pid}/mem)`, -((e as { errno?: number }).errno ?? 0));
+      const hint = existsSync('/proc/self') ? undefined : `/proc is not mounted. ${MOUNT_PROC}`;
+      throw new SyscallError(`open(/proc/${pid}/mem)`, -((e as { errno?: number }).errno ?? 0), hint);
     }
   }
 

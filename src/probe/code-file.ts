@@ -21,6 +21,8 @@ export interface Boundaries {
   readonly whole: boolean;
 }
 
+/** elf(5). */
+const SHF_EXECINSTR = 4;
 /** Bytes of text read at once: neighbouring functions come with one read. */
 const WINDOW = 1 << 16;
 /** How far to decode from a label that tells no size and has nothing behind it. */
@@ -97,9 +99,14 @@ export class CodeFile {
     return this.arch.decode(this.bytesAt(address, this.arch.maxInstruction), address);
   }
 
-  /** As `symbols.at`; asked twice about each place. */
+  /** As `symbols.at`, as far as a section goes; asked twice about each place. */
   functionAt(address: VirtualAddress): ElfFunction | undefined {
-    if (this.#lastAt?.address !== address) this.#lastAt = { address, found: this.symbols.at(address) };
+    if (this.#lastAt?.address !== address) {
+      const covering = this.symbols.at(address);
+      const isIts =
+        covering === undefined || covering.size > 0 || address < this.#sectionEnd(covering.address);
+      this.#lastAt = { address, found: isIts ? covering : undefined };
+    }
     return this.#lastAt.found;
   }
 
@@ -119,12 +126,13 @@ export class CodeFile {
     );
   }
 
-  /** From a label without a size to the next function, the end of its unwind entry or of its segment. */
+  /** From a label without a size to the next function, the end of its unwind entry, its section or its segment. */
   unsizedExtent(start: VirtualAddress): Extent {
     const frame = this.#frames().extentAt(start);
     const next = this.symbols.functions().startAfter(start);
     const segment = this.image.segments.find((s) => start >= s.vaddr && start < s.vaddr + s.filesz);
-    const ends = [start + LONGEST_UNSIZED, frame?.end, next, segment && segment.vaddr + segment.filesz];
+    const segmentEnd = segment && segment.vaddr + segment.filesz;
+    const ends = [start + LONGEST_UNSIZED, frame?.end, next, this.#sectionEnd(start), segmentEnd];
     return { start, end: asAddress(Math.min(...ends.filter((e) => e !== undefined))) };
   }
 
@@ -144,6 +152,22 @@ export class CodeFile {
     if (this.#kept.size >= MOST_KEPT) this.#kept.clear();
     this.#kept.set(extent.start, found);
     return found;
+  }
+
+  /** As `boundaries`, without what stands behind a function whose size no symbol tells: where it really ends. */
+  instructionStarts(extent: Extent): Uint32Array {
+    const found = this.boundaries(extent);
+    const { starts, end } = found;
+    if (this.functionAt(extent.start)?.size !== 0) return starts;
+    return starts.subarray(0, starts.length - this.arch.countPadding(this.bytesAt(extent.start, end), found));
+  }
+
+  /** Where the section with the code at an address ends; Infinity where no header tells. */
+  #sectionEnd(address: VirtualAddress): number {
+    const section = this.image.sections.find(
+      (s) => (s.flags & SHF_EXECINSTR) !== 0 && address >= s.address && address < s.address + s.size,
+    );
+    return section === undefined ? Infinity : section.address + section.size;
   }
 
   /** Release what can be computed again. */

@@ -177,7 +177,7 @@ class View implements ModuleView {
     const extent = code.extentAt(asAddress(Number(fn.address)));
     if (extent === undefined)
       throw new PlaceError('unknown-instruction-start', `${this.path}: where ${fn.name} ends is not known`);
-    for (const start of code.boundaries(extent).starts) {
+    for (const start of code.instructionStarts(extent)) {
       const address = asAddress(extent.start + start);
       const instruction = code.instructionAt(address);
       const offset = code.image.addressToOffset(address);

@@ -1,6 +1,6 @@
 /** Files as one process sees them: in our own mount namespace and root, or in the process's. */
 import { readlinkSync, statSync } from 'node:fs';
-import { FileError, messageOf } from '../base/errors.js';
+import { FileError, ProcessError } from '../base/errors.js';
 import { RootDirectory } from '../linux/openat2.js';
 import { SyscallError } from '../linux/syscall-error.js';
 import { OpenedFile } from './opened-file.js';
@@ -25,16 +25,15 @@ export const ourView: FileView = {
 };
 
 /** The files of a process: ours when it has our root. Close it after use. */
-export function viewOf(pid: number): FileView {
-  if (hasOurRoot(pid)) return ourView;
+export const viewOf = (pid: number): FileView => (hasOurRoot(pid) ? ourView : new RootedView(pid));
+
+/** Who may ask for a process's namespace may look at its root, too (proc(5)): it can only have ended meanwhile. */
+function rootOf(pid: number): RootDirectory {
   try {
-    return new RootedView(pid);
+    return new RootDirectory(`/proc/${pid}/root`);
   } catch (e) {
-    throw new FileError(
-      'root-not-permitted',
-      `the files of process ${pid} may not be looked at: ${messageOf(e)}. Give a path, or run with CAP_SYS_PTRACE`,
-      { cause: e },
-    );
+    if ((e as NodeJS.ErrnoException).code !== 'ENOENT') throw e;
+    throw new ProcessError('no-such-process', pid, `process ${pid} has just ended`, { cause: e });
   }
 }
 
@@ -43,7 +42,7 @@ class RootedView implements FileView {
   readonly #root: RootDirectory;
   constructor(pid: number) {
     this.#pid = pid;
-    this.#root = new RootDirectory(`/proc/${pid}/root`);
+    this.#root = rootOf(pid);
   }
 
   open(path: string): OpenedFile | undefined {

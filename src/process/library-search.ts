@@ -6,7 +6,7 @@
 import { dirname, resolve as resolvePath } from 'node:path';
 import { UprobeError } from '../base/errors.js';
 import { ElfImage } from '../elf/image.js';
-import { parseLdCache, type LdCacheEntry } from '../elf/ld-cache.js';
+import { parseLdCache } from '../elf/ld-cache.js';
 import type { FileView } from './file-view.js';
 import { byVersion, isSoname, nameMatcher } from './library-name.js';
 import type { OpenedFile } from './opened-file.js';
@@ -213,23 +213,14 @@ export function parseQuietly(file: OpenedFile): ElfImage | undefined {
   }
 }
 
-/** Paths by soname, in the cache's order. A damaged cache counts as none, as for the linker. */
+/** Paths by soname, in the cache's order. */
 function cachePaths(bytes: Uint8Array): Map<string, string[]> {
   const paths = new Map<string, string[]>();
-  for (const entry of parseCacheQuietly(bytes)) {
+  for (const entry of parseLdCache(bytes)) {
     if (entry.hwcap !== 0n) continue;
     const known = paths.get(entry.soname);
     if (known === undefined) paths.set(entry.soname, [entry.path]);
     else known.push(entry.path);
   }
   return paths;
-}
-
-function parseCacheQuietly(bytes: Uint8Array): readonly LdCacheEntry[] {
-  try {
-    return parseLdCache(bytes);
-  } catch (e) {
-    if (e instanceof UprobeError) return [];
-    throw e;
-  }
 }

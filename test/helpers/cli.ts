@@ -22,12 +22,15 @@ export interface CliOptions {
   readonly input?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
+  /** A command that executes it. */
+  readonly wrapper?: readonly string[];
 }
 
 /** Run to the end. */
 export function uprobe(args: readonly string[], options: CliOptions = {}): Finished {
-  const { input = '', env, cwd } = options;
-  const result = spawnSync(process.execPath, [main, ...args], {
+  const { input = '', env, cwd, wrapper = [] } = options;
+  const [command = '', ...words] = [...wrapper, process.execPath, main, ...args];
+  const result = spawnSync(command, words, {
     input,
     encoding: 'utf8',
     timeout: PATIENCE_MS,

@@ -4,6 +4,7 @@ import type {
   ArmReport,
   Consumer,
   Engine,
+  EngineName,
   EngineSink,
   RawHit,
   SiteChange,
@@ -22,7 +23,7 @@ export interface FakeHit extends Partial<Omit<RawHit, 'siteId'>> {
 }
 
 export class FakeEngine implements Engine {
-  readonly name = 'trap';
+  readonly name: EngineName;
   /** Armed sites and who wants them. */
   readonly armed = new Map<number, readonly Consumer[]>();
   /** Every call of `apply`, in order. */
@@ -40,8 +41,9 @@ export class FakeEngine implements Engine {
   readonly running = new Map<number, number>();
   mostAtOnce = 0;
 
-  constructor(sink: EngineSink) {
+  constructor(sink: EngineSink, name: EngineName = 'trap') {
     this.#sink = sink;
+    this.name = name;
   }
 
   get sink(): EngineSink {
@@ -129,24 +131,23 @@ export interface FakeSystem {
   readonly registerOne: (spec: UprobeSpec) => Promise<Uprobe>;
 }
 
-/** A table of its own with a fake trap engine. */
-export function fakeSystem(): FakeSystem {
+const offerOf = (made: FakeEngine): EngineOffer => ({
+  name: made.name,
+  refuseProcesses: (p) =>
+    typeof p === 'object' && 'tree' in p ? { code: 'trees-not-supported', reason: 'no trees' } : undefined,
+  canArm: () => made.canArm(),
+  engine: () => made,
+});
+
+/** A table of its own with a fake trap engine, and one of its own for `jump` where that is asked for. */
+export function fakeSystem({ withJump = false } = {}): FakeSystem {
   let engine: FakeEngine | undefined;
-  const table = new Table((sinkOf): readonly EngineOffer[] => {
-    const made = (engine = new FakeEngine(sinkOf('trap')));
-    return [
-      {
-        name: 'trap',
-        refuseProcesses: (p) =>
-          typeof p === 'object' && 'tree' in p
-            ? { code: 'trees-not-supported', reason: 'no trees' }
-            : undefined,
-        canArm: () => made.canArm(),
-        engine: () => made,
-      },
-      { name: 'jump', unavailable: { code: 'engine-not-available', reason: 'there is no jump engine' } },
-    ];
-  });
+  const table = new Table((sinkOf): readonly EngineOffer[] => [
+    offerOf((engine = new FakeEngine(sinkOf('trap')))),
+    withJump
+      ? offerOf(new FakeEngine(sinkOf('jump'), 'jump'))
+      : { name: 'jump', unavailable: { code: 'engine-not-available', reason: 'there is no jump engine' } },
+  ]);
   const registerAll = async (specs: Iterable<UprobeSpec>): Promise<UprobeGroup> => {
     const checked = checkSpecs(specs);
     return new UprobeGroup(await register(table, checked), checked);

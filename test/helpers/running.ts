@@ -1,4 +1,4 @@
-/** Programs that run already when they are probed, and work when they are fed. */
+/** Programs that run already when they are probed: children of a shell, for Node's own children are not for a tracer. */
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -6,45 +6,54 @@ import { readFileSync } from 'node:fs';
 
 export interface RunningProgram {
   readonly pid: number;
-  /** Write so many bytes to its stdin, and wait until it has eaten them. */
+  /** What it said until it was ready. */
+  readonly greeting: string;
+  /** Bytes of input, and wait until it sleeps for more. */
   feed(rounds: number): Promise<void>;
   /** Its end: what it printed after `ready`, and its status as the shell says. */
   finish(): Promise<string>;
 }
 
-/** Start a program that says `ready` and then reads its stdin. Its parent is a shell: Node's own children are not for a tracer. */
-export async function startProgram(program: string, argument: string): Promise<RunningProgram> {
-  const script = 'exec 3<&0; "$0" "$1" <&3 & echo pid $!; wait $!; echo status $?';
-  const shell: ChildProcess = spawn('sh', ['-c', script, program, argument], {
+/** Start a program that says `ready` and then reads its input. `wrapper`: a command that executes it. */
+export async function startProgram(
+  program: string,
+  args: readonly string[] = [],
+  wrapper: readonly string[] = [],
+): Promise<RunningProgram> {
+  const script = 'exec 3<&0; "$@" <&3 & echo pid $!; wait $!; echo status $?';
+  const shell: ChildProcess = spawn('sh', ['-c', script, 'sh', ...wrapper, program, ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   let output = '';
   shell.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
-  await until(() => /pid \d+/.test(output) && output.includes('ready'));
+  await until('it is ready', () => /pid \d+/.test(output) && output.includes('ready'));
   const pid = Number(/pid (\d+)/.exec(output)?.[1]);
   return {
     pid,
+    greeting: output,
     feed: async (rounds) => {
       shell.stdin!.write('x'.repeat(rounds));
-      await until(() => sleepsInRead(pid));
+      await until('it has eaten everything', () => sleepsInRead(pid));
     },
     finish: async () => {
       const closed = once(shell, 'close');
       shell.stdin!.end();
       await closed;
       return output
-        .replace(/pid \d+\n|ready\n/g, '')
+        .replace(/pid \d+\n|(?:unable )?ready\n/g, '')
         .replaceAll('\n', ' ')
         .trim();
     },
   };
 }
 
-export async function until(condition: () => boolean): Promise<void> {
+export async function until(what: string, condition: () => boolean): Promise<void> {
   for (let i = 0; i < 1000 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 10));
-  assert.ok(condition(), 'in time');
+  assert.ok(condition(), `${what}, in time`);
 }
 
-/** It has eaten everything: it sleeps, twice in a row, in its read. */
 const sleepsInRead = (pid: number): boolean =>
   /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+
+export const tracerOf = (pid: number): string | undefined =>
+  /^TracerPid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];

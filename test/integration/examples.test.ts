@@ -10,7 +10,7 @@ const PATIENCE_MS = 60_000;
 
 /** Run an example to its end. */
 function run(name: string, args: readonly string[] = [], input = ''): SpawnSyncReturns<string> {
-  const path = join(repositoryRoot, 'build', 'examples', `${name}.js`);
+  const path = join(repositoryRoot, 'dist', 'examples', `${name}.js`);
   const result = spawnSync(process.execPath, [path, ...args], {
     input,
     encoding: 'utf8',

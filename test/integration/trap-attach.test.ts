@@ -5,19 +5,16 @@ import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { registerUprobe, spawnTarget } from 'uprobe';
 import { compileFixture, privateCopy } from '../helpers/compile.js';
-import { startProgram, until } from '../helpers/running.js';
+import { startProgram, tracerOf, until } from '../helpers/running.js';
 
 const ROUND = 100n;
-
-const tracerOf = (pid: number): string | undefined =>
-  /^TracerPid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
 
 for (const mode of ['none', 'filter', 'strict']) {
   const needsRoot =
     mode !== 'none' && process.getuid?.() !== 0 ? 'holding seccomp off needs CAP_SYS_ADMIN' : false;
   test(`a running process (seccomp: ${mode}) is probed and left as it was`, { skip: needsRoot }, async () => {
     const program = privateCopy(compileFixture('seccomp', { flags: ['-O1'] }));
-    const running = await startProgram(program, mode);
+    const running = await startProgram(program, [mode]);
     const maps = readFileSync(`/proc/${running.pid}/maps`, 'utf8');
     const seen: bigint[] = [];
     const probe = await registerUprobe({
@@ -27,7 +24,7 @@ for (const mode of ['none', 'filter', 'strict']) {
       preHandler: (hit) => void seen.push(hit.arg(0)),
     });
     await running.feed(3);
-    await until(() => probe.nhits >= 3n * ROUND);
+    await until('all is counted', () => probe.nhits >= 3n * ROUND);
     await probe.unregister();
     assert.equal(probe.nhits, 3n * ROUND);
     assert.equal(probe.nmissed, 0n);
@@ -56,12 +53,12 @@ test('a child that node:child_process waits for is refused by name', async () =>
 
 test('attaching to and leaving a running process, again and again, loses nothing', async () => {
   const program = privateCopy(compileFixture('seccomp', { flags: ['-O1'] }));
-  const running = await startProgram(program, 'none');
+  const running = await startProgram(program, ['none']);
   let hits = 0n;
   for (let i = 0; i < 50; i++) {
     const probe = await registerUprobe({ pathname: program, symbol: 'work', processes: running.pid });
     await running.feed(1);
-    await until(() => probe.nhits >= ROUND);
+    await until('all is counted', () => probe.nhits >= ROUND);
     await probe.unregister();
     hits += probe.nhits;
   }
@@ -74,19 +71,19 @@ const stateOf = (pid: number): string | undefined =>
 
 test('a process stopped by job control is probed and left, stays stopped, and is hit when it goes on', async () => {
   const program = privateCopy(compileFixture('seccomp', { flags: ['-O1'] }));
-  const running = await startProgram(program, 'none');
+  const running = await startProgram(program, ['none']);
   const place = { pathname: program, symbol: 'work', processes: running.pid };
   process.kill(running.pid, 'SIGSTOP');
-  await until(() => stateOf(running.pid) === 'T');
+  await until('it is stopped', () => stateOf(running.pid) === 'T');
   const passing = await registerUprobe(place);
   await passing.unregister();
   assert.equal(stateOf(running.pid), 'T');
   const probe = await registerUprobe({ ...place, preHandler: () => undefined });
   process.kill(running.pid, 'SIGCONT');
   await running.feed(2);
-  await until(() => probe.nhits >= 2n * ROUND);
+  await until('every hit is counted', () => probe.nhits >= 2n * ROUND);
   process.kill(running.pid, 'SIGSTOP');
-  await until(() => /[Tt]/.test(stateOf(running.pid) ?? ''));
+  await until('it is stopped again', () => /[Tt]/.test(stateOf(running.pid) ?? ''));
   await probe.unregister();
   process.kill(running.pid, 'SIGCONT');
   await running.feed(1);

@@ -61,7 +61,7 @@ for (const { what, flags, isStatic = false } of BUILDS) {
 
   test(`${what} that runs: just the function that it has chosen is probed`, async () => {
     const program = programOf(flags);
-    const running = await startProgram(program, String(CALLS));
+    const running = await startProgram(program, [String(CALLS)]);
     const place = { pathname: program, processes: running.pid };
     const seen: bigint[] = [];
     const chosen = await registerUprobe({
@@ -73,7 +73,7 @@ for (const { what, flags, isStatic = false } of BUILDS) {
     const vector = await registerUprobe({ ...place, symbol: 'vector' });
     assert.equal(chosen.address, vector.address);
     await running.feed(ROUNDS);
-    await until(() => chosen.nhits >= BigInt(ROUNDS * CALLS));
+    await until('every hit is counted', () => chosen.nhits >= BigInt(ROUNDS * CALLS));
     assert.deepEqual(
       seen,
       Array.from({ length: ROUNDS * CALLS }, (_, i) => BigInt(i % CALLS)),
@@ -86,12 +86,12 @@ for (const { what, flags, isStatic = false } of BUILDS) {
   const libc = isStatic ? 'the libc inside of it' : 'libc';
   test(`${what} that runs: strlen and memcpy of ${libc} are counted as often as it calls them`, async () => {
     const program = programOf(flags);
-    const running = await startProgram(program, String(CALLS));
+    const running = await startProgram(program, [String(CALLS)]);
     const place = { pathname: isStatic ? program : 'libc', processes: running.pid };
     const strlen = await registerUprobe({ ...place, symbol: 'strlen' });
     const memcpy = await registerUprobe({ ...place, symbol: 'memcpy' });
     await running.feed(ROUNDS);
-    await until(() => memcpy.nhits >= BigInt(ROUNDS * CALLS));
+    await until('every hit is counted', () => memcpy.nhits >= BigInt(ROUNDS * CALLS));
     assert.deepEqual([strlen.nhits, memcpy.nhits], [BigInt(ROUNDS * CALLS), BigInt(ROUNDS * CALLS)]);
     const maps = readMaps(running.pid);
     await strlen.unregister();
@@ -132,7 +132,7 @@ test('strlen, memcpy, memmove and strcspn of a program that is started here are 
 
 test('one that runs and one that is started: each gets what is known of it', async () => {
   const program = programOf(['-O1', '-fPIE', '-pie']);
-  const running = await startProgram(program, String(CALLS));
+  const running = await startProgram(program, [String(CALLS)]);
   const target = await spawnTarget(program, [String(CALLS)], { stdio: 'ignore' });
   const group = await registerUprobes([
     { pathname: program, symbol: 'chosen', processes: [running.pid, target.pid] },
@@ -148,7 +148,7 @@ test('one that runs and one that is started: each gets what is known of it', asy
   await target.resume();
   assert.equal((await target.exited).code, 0);
   await running.feed(1);
-  await until(() => sumOf(group) >= BigInt(2 * CALLS + 3));
+  await until('every hit is counted', () => sumOf(group) >= BigInt(2 * CALLS + 3));
   await group.unregister();
   assert.match(await running.finish(), /status 0$/);
 });
@@ -171,7 +171,7 @@ test('registerUprobe, which makes one uprobe, says which functions there are', a
 
 test('what a resolver does not show is known of a process that runs', async () => {
   const program = programOf(['-O1', '-fPIE', '-pie']);
-  const running = await startProgram(program, '1');
+  const running = await startProgram(program, ['1']);
   using view = openModule(program);
   assert.throws(() => namesOf(view, 'from_table'), /does not show/);
   assert.throws(() => namesOf(view, 'by_asking'), /asks others/);

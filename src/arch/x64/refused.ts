@@ -91,7 +91,7 @@ export function refusalOf({ opcode, modrm }: Encoding): Refusal | undefined {
 }
 
 export const NOT_AN_INSTRUCTION: Refusal = {
-  code: 'undefined-opcode',
+  code: 'not-an-instruction',
   reason: 'the bytes are no instruction this decoder knows',
   remedy: 'Check that the place is code and the start of an instruction (objdump -d shows both)',
 };

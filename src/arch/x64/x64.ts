@@ -4,6 +4,7 @@ import type { Arch, CodeReference, Displaced, Instruction } from '../arch.js';
 import { displace } from './displace.js';
 import { iced, WINDOW } from './iced.js';
 import { referenceOf } from './references.js';
+import { countPadding } from './padding.js';
 
 /** Intel SDM vol. 2, 2.3.11: longer ones raise #GP. */
 const MAX_INSTRUCTION = 15;
@@ -43,6 +44,7 @@ export const x64: Arch = {
   },
 
   reference: ({ bytes, address }: Instruction): CodeReference | undefined => referenceOf(bytes, address),
+  countPadding: (code, { starts, end }) => countPadding(code, starts, end),
 
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),
 };

@@ -1,30 +1,24 @@
 /** What the trap engine will not do, decided without touching a process. */
 import type { Refusal } from '../../base/errors.js';
-import type { ArmableSite, Consumer } from '../engine.js';
+import type { ArmableSite, Consumer, ProcessSet } from '../engine.js';
 
-export function refusalFor(site: ArmableSite, consumers: readonly Consumer[]): Refusal | undefined {
-  if (consumers.some((c) => c.processes === 'all')) return NEEDS_PROCESSES;
-  if (consumers.some((c) => c.fault)) return NO_FAULT;
-  if (consumers.some((c) => c.return)) return NO_RETURN;
-  if (site.template === undefined)
-    return (
-      site.refusal ?? {
-        code: 'cannot-displace',
-        reason: 'the instruction at this place cannot run out of line',
-      }
-    );
-  return undefined;
+/** Whether it can serve these processes at all: asked before any file is opened. */
+export function refuseProcesses(processes: ProcessSet | { readonly tree: number }): Refusal | undefined {
+  if (processes === 'all') return NEEDS_PROCESSES;
+  return 'tree' in processes ? NO_TREES : undefined;
 }
 
-export const NEEDS_PROCESSES: Refusal = {
+/** Whether it can serve a site: it does when the instruction runs out of line, whichever handlers the consumers have. */
+export const refusalFor = (site: ArmableSite, _consumers: readonly Consumer[]): Refusal | undefined =>
+  site.refusal;
+
+const NEEDS_PROCESSES: Refusal = {
   code: 'needs-processes',
   reason: 'the trap engine attaches to processes one by one and cannot find those that start elsewhere',
   remedy: 'Name the processes (processes: pid), or start the program from here (spawnTarget)',
 };
-const NO_FAULT: Refusal = { code: 'no-fault-handlers', reason: 'the trap engine has no fault handlers yet' };
-const NO_RETURN: Refusal = {
-  code: 'no-return-handlers',
-  reason: 'the trap engine has no return handlers yet',
-  remedy:
-    "Probe the function's `ret` instructions instead (SYMBOL+0xOFFSET; `uprobe plan PATH:SYMBOL+*` shows them)",
+const NO_TREES: Refusal = {
+  code: 'trees-not-supported',
+  reason: 'the trap engine does not follow the children of a process',
+  remedy: 'Name each process',
 };
