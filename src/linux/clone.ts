@@ -12,6 +12,10 @@ import { check } from './syscall-error.js';
 const FUTEX_WAIT = 0;
 const FUTEX_WAKE = 1;
 const SIG_SETMASK = 2;
+const WNOHANG = 1;
+const WALL = 0x4000_0000;
+const END_TRIES = 100;
+const END_PAUSE_MS = 5;
 
 export interface Program {
   /** The program, absolute: $PATH was searched already. */
@@ -31,7 +35,7 @@ export interface PausedChild {
   proceed(): void;
   /** After it ended without an exec: the call that failed and its errno. */
   failure(): { readonly step: string; readonly errno: number };
-  /** Its memory may be freed: it has executed its program, or ended. */
+  /** Its memory may be freed: it has executed its program, or ended. One that still waits is ended. */
   release(): void;
 }
 
@@ -178,9 +182,11 @@ export function clonePaused(program: Program): PausedChild {
       startFunction()(region.address + stepsAt, region.address + arenaStart - 64),
     );
     check(pid, 'clone(CLONE_VM)');
+    let waits = true;
     return {
       pid,
       proceed: () => {
+        waits = false;
         view.setInt32(16, 1, true);
         syscall(NR.futex, futex, FUTEX_WAKE, 1);
       },
@@ -191,11 +197,25 @@ export function clonePaused(program: Program): PausedChild {
           errno: -Number(view.getBigInt64(8, true)),
         };
       },
-      release: () => void syscall(NR.munmap, region.address, region.length),
+      release: () => {
+        if (waits) endWaiting(pid);
+        syscall(NR.munmap, region.address, region.length);
+      },
     };
   } finally {
     copies.forEach(closeFd);
   }
+}
+
+/**
+ * One that nobody could seize would wait for ever, with our descriptors open. Another tracer of ours may have it too and
+ * hears of its end first; what it does not let go in time is init's in the end.
+ */
+function endWaiting(pid: number): void {
+  process.kill(pid, 'SIGKILL'); // a child of ours that nobody has waited for: the number cannot be another's
+  const sleeper = new Int32Array(new SharedArrayBuffer(4));
+  for (let i = 0; i < END_TRIES && syscall(NR.wait4, pid, 0, WALL | WNOHANG, 0) === 0; i++)
+    Atomics.wait(sleeper, 0, 0, END_PAUSE_MS);
 }
 
 /** The child must never run a signal handler of ours: it inherits a mask that blocks everything. */
