@@ -153,9 +153,12 @@ export class BellWait {
     return syscall(NR.wait4, -1, this.#statusAddress, WALL | WNOTHREAD | WNOHANG, 0);
   }
 
-  /** Collect one particular child, waiting for it. */
+  /** Collect one particular child, waiting for it. Rings and the timer interrupt the call, and must not end the wait. */
   reap(tid: number): number {
-    return syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
+    for (;;) {
+      const result = syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
+      if (result !== -ERRNO.EINTR) return result;
+    }
   }
 
   /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */
