@@ -220,6 +220,21 @@ void describe('a handler that fails', () => {
     assert.equal(uprobe.nerrors, 1n);
   });
 
+  void it('by returning a word that means nothing is an error; other values are by-products', async () => {
+    const { engine, registerOne } = fakeSystem();
+    const said: string[] = [];
+    const returning = (fields: Record<string, () => unknown>): UprobeSpec =>
+      spec({ ...fields, onError: (e: HandlerError) => said.push(String(e.error)) });
+    const misspelt = await registerOne(returning({ preHandler: () => 'Skip' }));
+    const late = await registerOne(returning({ postHandler: () => 'skip' }));
+    const counting = await registerOne(returning({ preHandler: () => 7 }));
+    assert.deepEqual(engine.hit(misspelt, { pid }), { skip: false, changed: false });
+    engine.hit(late, { pid, phase: 'post' });
+    assert.deepEqual([misspelt.nerrors, late.nerrors, counting.nerrors], [1n, 1n, 0n]);
+    assert.match(said[0]!, /TypeError: the handler returned "Skip": it may return 'skip' or 'remove'/);
+    assert.match(said[1]!, /TypeError: the post handler returned "skip": it may return 'remove'/);
+  });
+
   void it('cannot keep the hit: it is over when the handler returns', async () => {
     const { engine, registerOne } = fakeSystem();
     const kept: Hit[] = [];

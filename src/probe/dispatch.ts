@@ -60,6 +60,7 @@ function call(registration: Registration, handler: AnyHandler, raw: RawHit, regs
   try {
     const verdict = handler(hit);
     if (typeof verdict === 'object' && verdict !== null) refusePromise(verdict);
+    else if (typeof verdict === 'string') checkWord(verdict, raw.phase);
     return verdict;
   } catch (error) {
     undoChanges(regs);
@@ -78,6 +79,15 @@ function refusePromise(value: object): void {
   (value.then as (a: () => void, b: () => void) => void)(ignore, ignore);
   throw new TypeError(
     'the handler returned a promise; a handler must be synchronous: the thread it was called for has gone on',
+  );
+}
+
+/** Any other value is a by-product (`() => n++`); a word was meant to be one of ours, and must not be ignored in silence. */
+function checkWord(word: string, phase: RawHit['phase']): void {
+  if (word === 'remove' || (word === 'skip' && phase === 'pre')) return;
+  const [what, words] = phase === 'pre' ? ['', "'skip' or 'remove'"] : ['post ', "'remove'"];
+  throw new TypeError(
+    `the ${what}handler returned ${JSON.stringify(word.slice(0, 60))}: it may return ${words}, or nothing`,
   );
 }
 
