@@ -13,13 +13,12 @@ import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { IDLE, type Process, type Thread } from './thread.js';
-import { PLAIN_STOP, REG, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import { PLAIN_STOP, REG, USER_IP, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
-/** Offsets in struct user, for PTRACE_POKEUSER. */
-export const USER_IP = REG.ip * 8;
+/** Offset in struct user, for PTRACE_POKEUSER. */
 const USER_SP = REG.sp * 8;
 const SI_KERNEL = 0x80;
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */

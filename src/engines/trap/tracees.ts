@@ -88,6 +88,9 @@ class Scratch {
   }
 }
 
+/** Offset in struct user, for PTRACE_POKEUSER. */
+export const USER_IP = REG.ip * 8;
+
 export const exited = (status: number): boolean => (status & 0x7f) === 0;
 export const killed = (status: number): boolean => (status & 0x7f) !== 0 && (status & 0xff) !== 0x7f;
 export const stopSignal = (status: number): number => (status >>> 8) & 0xff;
@@ -359,6 +362,18 @@ export class Tracees {
     if (thread.process.space.traceSyscalls || thread.activity.kind === 'mapping-call')
       ptrace.untilSyscall(thread.tid, signal);
     else ptrace.cont(thread.tid, signal);
+  }
+
+  /** Resume at another address. */
+  resumeAt(thread: Thread, ip: number): void {
+    const { space } = thread.process;
+    if (space.frozen === 0 && !space.traceSyscalls && thread.activity.kind === 'none') {
+      thread.savedInfo = undefined;
+      thread.running = true;
+      ptrace.pokeUserAndCont(thread.tid, USER_IP, ip);
+    } else if (ptrace.pokeUser(thread.tid, USER_IP, ip)) {
+      this.resume(thread);
+    }
   }
 
   /** A thread that could go on while all of its memory must stand still goes on with the others. */

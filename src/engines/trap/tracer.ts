@@ -12,7 +12,7 @@ import { NR } from '../../linux/numbers.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import type { Arm } from './address-space.js';
-import { Arming, USER_IP } from './arming.js';
+import { Arming } from './arming.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
@@ -23,6 +23,7 @@ import {
   PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
+  USER_IP,
   Tracees,
   exited,
   killed,
@@ -116,13 +117,13 @@ export class Tracer implements StopListener {
   /** A short busy wait: a handler on another CPU answers in less time than going to sleep takes. */
   #lookForReply(): boolean {
     if (!this.#spins || !this.#hits.replyImminent) return this.#hits.replied;
-    const quiet = this.#tracees.quiet;
-    const limit = performance.now() + SPIN_MS;
-    do {
+    for (let limit = 0; ;) {
       for (let i = 0; i < 100; i++) if (this.#hits.replied) return true;
-      if (!quiet && this.#tracees.takeNow()) return true;
-    } while (performance.now() < limit);
-    return false;
+      if (!this.#tracees.quiet && this.#tracees.takeNow()) return true;
+      const now = performance.now();
+      if (limit === 0) limit = now + SPIN_MS;
+      else if (now > limit) return false;
+    }
   }
 
   #sleepForReply(): void {
@@ -418,13 +419,13 @@ export class Tracer implements StopListener {
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    ptrace.pokeUser(thread.tid, USER_IP, arm.slot);
-    this.#continueInSlot(thread, arm);
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    this.#goOnAt(thread, arm.slot);
   }
 
-  #continueInSlot(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
-    this.#goOn(thread);
+  #goOnAt(thread: Thread, ip: number): void {
+    if (thread.held.length === 0) this.#tracees.resumeAt(thread, ip);
+    else if (ptrace.pokeUser(thread.tid, USER_IP, ip)) this.#goOn(thread);
   }
 
   /** Whether the system call that the linker is about to make concerns executable memory. */
@@ -440,14 +441,11 @@ export class Tracer implements StopListener {
     const regs = this.mailbox.regs(slot);
     const armed = thread.process.space.arms.get(arm.address) === arm;
     // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
-    const runs = phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
-    if (runs && armed) regs[REG.ip] = BigInt(arm.slot);
-    const there = changed
-      ? ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))
-      : ptrace.pokeUser(thread.tid, USER_IP, Number(regs[REG.ip]));
-    if (!there) return;
-    if (!runs || !armed) return this.#goOn(thread);
-    if (arm.want?.post !== true) return this.#continueInSlot(thread, arm);
+    const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
+    if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
+    if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
+    if (arm.want?.post !== true) return this.#runDisplaced(thread, arm);
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
   }

@@ -340,12 +340,13 @@ class Trap implements TrapEngine {
 
   #handle(index: number): void {
     const words = this.#mailbox.slot(index);
+    let verdict = 0;
     if (Atomics.compareExchange(words, FIELD.state, STATE.posted, STATE.running) === STATE.posted) {
       const { skip, changed } = this.sink.hit(this.#hit.begin(index));
-      words[FIELD.verdict] = (skip ? VERDICT.skip : 0) | (changed ? VERDICT.changed : 0);
-      Atomics.compareExchange(words, FIELD.state, STATE.running, STATE.done);
+      if (Atomics.compareExchange(words, FIELD.state, STATE.running, STATE.done) === STATE.running)
+        verdict = VERDICT.done | (skip ? VERDICT.skip : 0) | (changed ? VERDICT.changed : 0);
     }
-    this.#mailbox.reply(index);
+    this.#mailbox.reply(index, verdict);
     // one that is awake looks at the replies before it sleeps
     if (this.#bell === undefined || this.#bell.waiterSleeps) this.#ring(REASON.reply);
   }
