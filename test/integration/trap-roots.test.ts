@@ -39,7 +39,8 @@ function newRoot(program: string): string {
 }
 
 const inOverlay = (directory: string, options: string): string[] => [
-  ...['unshare', '--mount', '--propagation', 'private'],
+  'unshare',
+  '--mount',
   ...['sh', '-c', IN_OVERLAY, 'sh', directory, options],
 ];
 
