@@ -16,7 +16,7 @@ import type { ModuleView, Target, UprobeSpec } from 'uprobe';
 const DEFAULT = ['bash', '--norc', '-c', 'for i in {1..100}; do x=$((x + i)); done; echo $x'];
 const [command, ...args] = process.argv.length > 2 ? process.argv.slice(2) : DEFAULT;
 
-/** One spec for each function that can be probed; what cannot (an ifunc, an odd instruction) is left out. */
+/** One spec for each function that can be probed; what cannot (an odd instruction) is left out. */
 function* functionsOf(processes: Target): Generator<UprobeSpec> {
   using program = openModule(`/proc/${processes.pid}/exe`);
   for (const { address } of program.functions())

@@ -40,6 +40,7 @@ const laws = {
     node: true,
     packages: ['commander', 'signal-exit'],
   },
+  start: { rooms: [], node: true, packages: [] },
   'prepare.ts': { rooms: ['engines/trap'], node: [], packages: [] },
   'index.ts': {
     rooms: [

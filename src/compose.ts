@@ -75,13 +75,14 @@ const table = new Table(offers);
  * does yet. Rejects with SpecError, FileError, PlaceError, ProcessError or RefusedError, and then nothing was changed.
  */
 export async function registerUprobe(spec: UprobeSpec): Promise<Uprobe> {
-  const [registration] = await register(table, [checkSpec(spec)], { oneFile: true });
+  const [registration] = await register(table, [checkSpec(spec)], { one: true });
   return registration!.view;
 }
 
 /** Probe any number of places as one transaction: all of them, or none. */
 export async function registerUprobes(specs: Iterable<UprobeSpec>): Promise<UprobeGroup> {
-  return new UprobeGroup(await register(table, checkSpecs(specs)));
+  const checked = checkSpecs(specs);
+  return new UprobeGroup(await register(table, checked), checked);
 }
 
 /** The same as `uprobe.unregister()`: idempotent, never rejects for a uprobe or a group. */

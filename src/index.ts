@@ -27,6 +27,7 @@ export type {
   PlacePlan,
   PlanOptions,
 } from './probe/inspect.js';
+export type { IfuncChoice } from './probe/place.js';
 export type {
   ArmState,
   EngineName,

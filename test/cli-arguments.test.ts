@@ -36,6 +36,11 @@ void describe('Wrong input', () => {
     ['a pid in a list that is none', ['count', `${calls}:add`, '-p', '1,,2'], /'' is not a process id/],
     ['a pid nobody has', ['count', `${calls}:add`, '-p', '4194304'], /no process 4194304/],
     ['process 1', ['count', `${calls}:add`, '-p', '1'], /process 1 is never probed/],
+    [
+      'process 1, whose libraries we may not see',
+      ['count', 'libc:malloc', '-p', '1'],
+      /process 1 is never probed/,
+    ],
     ['ourselves', ['count', `${calls}:add`, '-p', String(process.pid)], /ancestor/],
     ['a probe without a place', ['trace', calls, ...run], /write PATH:SYMBOL/],
     ['a symbol that is not there', ['trace', `${calls}:ad`, ...run], /no symbol "ad".*add/s],

@@ -7,6 +7,7 @@ import { describe, it } from 'node:test';
 import { EhFrame } from '#uprobe/elf/eh-frame.js';
 import { ElfImage } from '#uprobe/elf/image.js';
 import { parseLdCache } from '#uprobe/elf/ld-cache.js';
+import { Relocations } from '#uprobe/elf/relocations.js';
 import { ElfError, memorySource } from '#uprobe/elf/source.js';
 import { SymbolTable } from '#uprobe/elf/symbols.js';
 import { compileFixture, repositoryRoot, temporaryDirectory } from './helpers/compile.js';
@@ -52,6 +53,12 @@ function readAll(bytes: Uint8Array): void {
   attempts.push(
     () => frames.extentAt(image.entry),
     () => frames.extents().map((e) => frames.extentAt(e.start)),
+  );
+  const relocations = Relocations.of(image);
+  attempts.push(
+    () => relocations.slotsOfResolver(image.entry),
+    () => relocations.slotsNamed(new Set(['puts', 'answer', ''])),
+    () => relocations.targetOf(image.entry),
   );
   for (const attempt of attempts) onlyElfErrors(attempt);
 }

@@ -45,9 +45,9 @@ void describe('uprobes on one place', () => {
       spec({ preHandler: () => 'skip' }),
       spec({ preHandler: () => void ran++ }),
     ]);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid }), { skip: true });
+    assert.equal(engine.hit(group.at(0)!, { pid }).skip, true);
     assert.equal(ran, 1);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid: other }), { skip: false });
+    assert.equal(engine.hit(group.at(0)!, { pid: other }).skip, false);
   });
 
   void it('are called only for their own processes', async () => {
@@ -158,12 +158,27 @@ void describe('a handler that fails', () => {
       spec({ preHandler: (hit: Hit) => void (hit.regs.ax = 7) }),
     ]);
     const regs = new BigUint64Array(27);
-    assert.deepEqual(engine.hit(group.at(0)!, { pid, tid: 99, regs }), { skip: false });
+    assert.deepEqual(engine.hit(group.at(0)!, { pid, tid: 99, regs }), { skip: false, changed: true });
     assert.deepEqual([regs[16], regs[10]], [0n, 7n]);
     assert.equal(group.at(0)!.nerrors, 1n);
     const [error] = errors;
     assert.deepEqual([error?.kind, error?.pid, error?.tid, error?.uprobe], ['pre', pid, 99, group.at(0)]);
     assert.match(String(error?.error), /ouch/);
+  });
+
+  void it('and only reads, or fails after it wrote, leaves the engine nothing to write', async () => {
+    const { engine, registerAll } = fakeSystem();
+    const group = await registerAll([
+      spec({ preHandler: (hit: Hit) => void hit.regs.ip }),
+      spec({
+        preHandler: (hit: Hit) => {
+          hit.regs.di = 1n;
+          throw new Error('ouch');
+        },
+        onError: () => undefined,
+      }),
+    ]);
+    assert.deepEqual(engine.hit(group.at(0)!, { pid }), { skip: false, changed: false });
   });
 
   void it('without onError is a warning of the process, once', async () => {
@@ -203,6 +218,21 @@ void describe('a handler that fails', () => {
     await new Promise(setImmediate);
     assert.ok(errors[0]?.error instanceof TypeError);
     assert.equal(uprobe.nerrors, 1n);
+  });
+
+  void it('by returning a word that means nothing is an error; other values are by-products', async () => {
+    const { engine, registerOne } = fakeSystem();
+    const said: string[] = [];
+    const returning = (fields: Record<string, () => unknown>): UprobeSpec =>
+      spec({ ...fields, onError: (e: HandlerError) => said.push(String(e.error)) });
+    const misspelt = await registerOne(returning({ preHandler: () => 'Skip' }));
+    const late = await registerOne(returning({ postHandler: () => 'skip' }));
+    const counting = await registerOne(returning({ preHandler: () => 7 }));
+    assert.deepEqual(engine.hit(misspelt, { pid }), { skip: false, changed: false });
+    engine.hit(late, { pid, phase: 'post' });
+    assert.deepEqual([misspelt.nerrors, late.nerrors, counting.nerrors], [1n, 1n, 0n]);
+    assert.match(said[0]!, /TypeError: the handler returned "Skip": it may return 'skip' or 'remove'/);
+    assert.match(said[1]!, /TypeError: the post handler returned "skip": it may return 'remove'/);
   });
 
   void it('cannot keep the hit: it is over when the handler returns', async () => {

@@ -1,7 +1,8 @@
 /* compile-flags: -O2 */
 /*
- * What the benches probe: target N [push|lea|nop]
- * Calls a function that begins with that instruction N times and prints {"calls","ns"}: the loop's own time.
+ * What the benches probe: target N [push|lea|nop] [WARMUP=0]
+ * Calls a function that begins with that instruction N times and prints {"calls","ns"}: the loop's own time, without
+ * that of WARMUP calls that come first.
  *
  * With UPROBE_BENCH_FD in the environment it first writes there, as two 64-bit words, the function's address and that
  * of a page for displaced instructions, and stops (SIGSTOP) until it is let go on.
@@ -44,6 +45,8 @@ int main(int argc, char **argv) {
   const char *variant = argc > 2 ? argv[2] : "push", *fd = getenv("UPROBE_BENCH_FD");
   void (*function)(long) = !strcmp(variant, "lea") ? probe_me_lea : !strcmp(variant, "nop") ? probe_me_nop : probe_me_push;
   if (fd) announce(atoi(fd), function);
+  long warmup = argc > 3 ? strtol(argv[3], NULL, 0) : 0;
+  for (long i = 0; i < warmup; i++) function(i);
   int64_t start = now();
   for (long i = 0; i < n; i++) function(i);
   int64_t ns = now() - start;

@@ -44,6 +44,19 @@ export const SLOT_SIZE = 64;
 export type Displaced =
   { readonly ok: true; readonly template: SlotTemplate } | { readonly ok: false; readonly refusal: Refusal };
 
+/** What an instruction says of another place, by link-time address. */
+export type CodeReference =
+  | {
+      /**
+       * `address`: it makes this address; `immediate`: it loads this constant, which may be one where programs are
+       * linked at fixed addresses; `pointer`: it loads the word there; `jump`: it jumps there, perhaps.
+       */
+      readonly kind: 'address' | 'immediate' | 'pointer' | 'jump';
+      readonly address: number;
+    }
+  /** It calls or jumps to what a register or a word in memory holds, where that may be anything. */
+  | { readonly kind: 'unknown' };
+
 /** What an architecture fills in. */
 export interface Arch {
   readonly name: 'x64';
@@ -66,6 +79,8 @@ export interface Arch {
     code: Uint8Array,
     address: VirtualAddress,
   ): { readonly starts: Uint32Array; readonly end: number };
+  /** What an instruction says of another place; undefined where it says nothing. */
+  reference(instruction: Instruction): CodeReference | undefined;
   /**
    * How many of the last instructions of a function, as `boundaries` found them, are none of it but fill the room up to the
    * next one.

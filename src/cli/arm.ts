@@ -2,6 +2,7 @@
 import { registerUprobes } from '../index.js';
 import type { EngineName, HandlerError, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
 import { RefusedError, UprobeError, messageOf } from '../base/errors.js';
+import { Alternatives } from './alternatives.js';
 import type { Ending } from './ending.js';
 import { describeRefused } from './places.js';
 import type { Places, RefusedPlace, WantedPlace } from './places.js';
@@ -20,9 +21,10 @@ export interface ArmOptions {
   handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler'>;
 }
 
-/** One armed place, and what the user asked for. */
+/** What the user asked for, armed. */
 export interface ArmedPlace {
-  readonly uprobe: Uprobe;
+  /** At least one; several where a name stands for several functions (an ifunc). */
+  readonly uprobes: readonly Uprobe[];
   readonly wanted: WantedPlace;
 }
 
@@ -39,12 +41,19 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   const reached = new Reached();
   const refused: RefusedPlace[] = [...found.refused];
   const groups: Group[] = [];
+  const [pid, ...others] = options.pids;
+  const alternatives = pid !== undefined && others.length === 0 ? new Alternatives(pid) : undefined;
   const unregister = async (): Promise<void> => {
-    await Promise.all(groups.map((g) => g.group.unregister()));
+    await Promise.all([alternatives?.end(), ...groups.map((g) => g.group.unregister())]);
   };
+  let places: readonly ArmedPlace[];
   try {
     const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses, reached);
     await registerWhatCanBe(found.wanted, make, groups, refused);
+    const armed = groups.flatMap(({ group, wanted }) =>
+      wanted.map((w, i) => ({ uprobes: group.of(i), wanted: w })),
+    );
+    places = (await alternatives?.watch(armed)) ?? armed;
   } catch (e) {
     await unregister();
     throw e;
@@ -52,16 +61,13 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   const reasons = describeRefused(refused);
   if (groups.length === 0) throw new UsageError(`nothing can be probed: ${reasons.join('; ')}`);
   for (const reason of reasons) note(reason);
-  const places = groups.flatMap(({ group, wanted }) =>
-    [...group].map((uprobe, i) => ({ uprobe, wanted: wanted[i]! })),
-  );
   losses.watch(places);
   return { places, describeUnreached: (targets) => reached.describe(places, targets), unregister };
 }
 
 interface Group {
   readonly group: UprobeGroup;
-  /** In the order of the group. */
+  /** In the order of the group's specs. */
   readonly wanted: readonly WantedPlace[];
 }
 
@@ -142,7 +148,8 @@ class Losses {
     this.#looking = true;
     setImmediate(() => {
       this.#looking = false;
-      const isLost = this.#places.length > 0 && this.#places.every((p) => p.uprobe.state === 'gone');
+      const isLost =
+        this.#places.length > 0 && this.#places.every((p) => p.uprobes.every((u) => u.state === 'gone'));
       if (isLost) this.#ending.end({ why: 'failed', error: new Error('no probe is left') });
     });
   };

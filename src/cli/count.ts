@@ -1,6 +1,6 @@
 /** `uprobe count`: how often each place is hit; live on a terminal, at the end a table or JSON lines. */
 import { isatty } from 'node:tty';
-import type { EngineName } from '../index.js';
+import type { EngineName, Uprobe } from '../index.js';
 import { jsonText } from '../base/escape.js';
 import { LineWriter } from '../outputs/line-writer.js';
 import { LiveLines } from '../outputs/live.js';
@@ -62,28 +62,36 @@ export async function count(
   });
 }
 
+/** What an ifunc may stand for is one probe: its functions together. */
+const hitsOf = ({ uprobes }: ArmedPlace): bigint => uprobes.reduce((sum, u) => sum + u.nhits, 0n);
+const missedOf = ({ uprobes }: ArmedPlace): bigint => uprobes.reduce((sum, u) => sum + u.nmissed, 0n);
+
 /** Most hits first; what was never hit in the order of the probes. */
-function ranked(places: readonly ArmedPlace[]): ArmedPlace[] {
-  const hits = new Map(places.map((p) => [p, p.uprobe.nhits]));
-  return [...places].sort((a, b) => Number(hits.get(b)! - hits.get(a)!));
+function ranked(places: readonly ArmedPlace[]): Row[] {
+  const rows = places.map((place) => ({ place, hits: hitsOf(place), missed: missedOf(place) }));
+  return rows.sort((a, b) => Number(b.hits - a.hits));
+}
+
+interface Row {
+  readonly place: ArmedPlace;
+  readonly hits: bigint;
+  readonly missed: bigint;
 }
 
 /** What a glob matched and nobody ran is only counted: it may be thousands of places. */
 function tableLines(places: readonly ArmedPlace[]): string[] {
-  const shown = ranked(places).filter(
-    (p) => p.wanted.isNamed || p.uprobe.nhits > 0n || p.uprobe.nmissed > 0n,
-  );
-  const rows = shown.map(({ uprobe, wanted }) => [
-    String(uprobe.nhits),
-    String(uprobe.nmissed),
-    wanted.probe,
-  ]);
+  const shown = ranked(places).filter((r) => r.place.wanted.isNamed || r.hits > 0n || r.missed > 0n);
+  const rows = shown.map(({ place, hits, missed }) => [String(hits), String(missed), place.wanted.probe]);
   const idle = places.length - shown.length;
   return idle === 0 ? table(COLUMNS, rows) : [...table(COLUMNS, rows), `${idle} more places were not hit`];
 }
 
 function* jsonLines(places: readonly ArmedPlace[]): Iterable<string> {
-  for (const { uprobe, wanted } of places) {
+  for (const place of places) {
+    const { uprobes, wanted } = place;
+    // Of an ifunc's functions the one that was called.
+    const [uprobe] = [...uprobes].sort((a, b) => Number(b.nhits - a.nhits));
+    if (uprobe === undefined) continue;
     const symbol = wanted.symbol ?? uprobe.symbol;
     yield jsonText({
       probe: wanted.probe,
@@ -92,11 +100,18 @@ function* jsonLines(places: readonly ArmedPlace[]): Iterable<string> {
       symbolOffset: symbol === undefined ? null : uprobe.symbolOffset,
       offset: uprobe.offset,
       // Below 2^53: at a microsecond a hit that is 285 years.
-      hits: Number(uprobe.nhits),
-      missed: Number(uprobe.nmissed),
+      hits: Number(hitsOf(place)),
+      missed: Number(missedOf(place)),
+      ...(uprobes.length > 1 && { implementations: uprobes.map(implementation) }),
     });
   }
 }
+
+const implementation = ({ offset, nhits, nmissed }: Uprobe): object => ({
+  offset,
+  hits: Number(nhits),
+  missed: Number(nmissed),
+});
 
 /**
  * The table while the run lasts. Not where a command writes to the same terminal: drawing in place would take its

@@ -20,6 +20,7 @@ const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQ
 export class Ending {
   readonly #abort = new AbortController();
   #reason: Reason | undefined;
+  #outputError: NodeJS.ErrnoException | undefined;
   #resolve!: (reason: Reason) => void;
   readonly promise = new Promise<Reason>((resolve) => {
     this.#resolve = resolve;
@@ -34,7 +35,13 @@ export class Ending {
     return this.#reason;
   }
 
+  /** Output fails also when the last of it is written, after the end: that is the only news which still counts. */
+  get outputError(): NodeJS.ErrnoException | undefined {
+    return this.#outputError;
+  }
+
   end(reason: Reason): void {
+    if (reason.why === 'output') this.#outputError ??= reason.error;
     if (this.#reason !== undefined) return;
     this.#reason = reason;
     this.#resolve(reason);

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 /**
  * The entry: parse, load the one command that was asked for, turn its end into an exit status. 2: the words are
  * wrong and nothing was touched; 1: something else failed; otherwise what the command returns.
@@ -49,7 +48,7 @@ async function main(): Promise<number> {
 
 /** commander says itself what is wrong; help and version end in an error, too, with status 0. */
 const isSaidAlready = (e: unknown): e is { exitCode: number } =>
-  e instanceof Error && e.name === 'CommanderError' && 'exitCode' in e;
+  e instanceof Error && 'code' in e && String(e.code).startsWith('commander.') && 'exitCode' in e;
 
 function complain(e: unknown): void {
   const text = isBug(e) ? (e.stack ?? e.message) : messageOf(e);
@@ -61,4 +60,4 @@ function complain(e: unknown): void {
 }
 
 // Not process.exitCode: what is still open (a target that goes on, a doorbell) must not keep us.
-process.exit(await main());
+void main().then((status) => process.exit(status));

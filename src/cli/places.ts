@@ -62,9 +62,8 @@ type Refuse = (name: string, refusal: Refusal) => void;
 interface Match {
   readonly name: string;
   readonly place: Place;
-  readonly symbol: string;
-  /** A function that only chooses another one when a program starts: there is nothing to probe by this name. */
-  readonly isIfunc: boolean;
+  /** Undefined: as the library names the place. */
+  readonly symbol: string | undefined;
 }
 
 export function findPlaces(specs: readonly ProbeSpec[], question: Question): Places {
@@ -135,10 +134,14 @@ export function checkNamed(
   for (const spec of specs) {
     const { place, pathname } = spec;
     if (place.kind === 'glob' || place.kind === 'every') continue;
-    for (const view of viewsFor(pathname, targets)) {
+    for (const { view, pids } of viewsFor(pathname, targets)) {
       try {
-        const refusal = refusedBy(view.plan(namedPlace(place), question.plan), question.engine);
-        if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
+        const processes = pids ?? (targets.kind === 'pids' ? targets.pids : undefined);
+        const options = processes === undefined ? question.plan : { ...question.plan, processes };
+        for (const plan of view.plans(namedPlace(place), options)) {
+          const refusal = refusedBy(plan, question.engine);
+          if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
+        }
       } finally {
         view.close();
       }
@@ -147,11 +150,12 @@ export function checkNamed(
 }
 
 /** The files a name means to the targets, as far as that can be known before a command has been started. */
-function viewsFor(pathname: string, targets: Targets): ModuleView[] {
-  if (targets.kind === 'pids') return filesOf(pathname, targets.pids).map((f) => f.view);
-  if (pathname.includes('/')) return [openModule(pathname)];
+function viewsFor(pathname: string, targets: Targets): NamedFile[] {
+  if (targets.kind === 'pids') return filesOf(pathname, targets.pids);
+  if (pathname.includes('/')) return [{ view: openModule(pathname), pids: undefined }];
   // Whose linker will look for the library is the interpreter's business: the started process will tell.
-  return isScript(targets.file) ? [] : [openModule(pathname, { command: targets.file })];
+  if (isScript(targets.file)) return [];
+  return [{ view: openModule(pathname, { command: targets.file }), pids: undefined }];
 }
 
 function isScript(file: string): boolean {
@@ -177,13 +181,11 @@ function addMatches(
   try {
     const refuse = (name: string, refusal: Refusal): void =>
       void refused.push({ probe: probeText(spec.pathname, name), ...refusal });
-    let ifunc: Refusal | undefined;
-    for (const { name, place, symbol, isIfunc } of matchesOf(spec, view, refuse)) {
+    const { plan } = question;
+    const asked = pids === undefined ? question : { ...question, plan: { ...plan, processes: pids } };
+    for (const { name, place, symbol } of matchesOf(spec, view, asked.plan, refuse)) {
       const probe = probeText(spec.pathname, name);
-      // To say what an ifunc may choose takes a search through all names; one example is shown.
-      const refusal = isIfunc
-        ? (ifunc ??= refusalOf(view, place, question))
-        : refusalOf(view, place, question);
+      const refusal = refusalOf(view, place, asked);
       if (refusal !== undefined) refused.push({ probe, ...refusal });
       else wanted.push({ ...spec, probe, place, symbol, pids, isNamed: false });
     }
@@ -195,7 +197,10 @@ function addMatches(
 /** Why a place cannot be probed, if so. */
 export function refusalOf(view: ModuleView, place: Place, question: Question): Refusal | undefined {
   try {
-    return refusedBy(view.plan(place, question.plan), question.engine);
+    return view
+      .plans(place, question.plan)
+      .map((plan) => refusedBy(plan, question.engine))
+      .find((refusal) => refusal !== undefined);
   } catch (e) {
     if (e instanceof PlaceError) return { code: e.code, reason: e.message };
     throw e;
@@ -215,12 +220,17 @@ export function refusedBy(plan: PlacePlan, engine: 'auto' | EngineName): Refusal
  * What a PROBE of several places means in a file; `refuse` hears of functions that have no instructions to name.
  * Throws UsageError when nothing matches.
  */
-export function matchesOf(spec: ProbeSpec, view: ModuleView, refuse: Refuse): Iterable<Match> {
+export function matchesOf(
+  spec: ProbeSpec,
+  view: ModuleView,
+  options: PlanOptions,
+  refuse: Refuse,
+): Iterable<Match> {
   const { place } = spec;
   if (place.kind === 'glob') return functionMatches(place.glob, place.literal, place.symbolOffset, view);
   if (place.kind !== 'every') throw new TypeError(`${spec.text} is one place`);
-  if (place.isGlob) return instructionsOf(functionsOf(view, place.symbol), view, refuse);
-  return instructionsOf([functionAt(view, place.symbol)], view, undefined);
+  if (place.isGlob) return instructionsOf(functionsOf(view, place.symbol), view, options, refuse);
+  return instructionsOf([functionAt(view, place.symbol, options)], view, options, undefined);
 }
 
 function functionMatches(
@@ -244,12 +254,14 @@ function functionMatches(
     const past = symbolOffset ?? 0;
     return {
       symbol: name,
-      isIfunc: f.kind === 'ifunc',
       name: unique
         ? symbolText(name) + (past > 0 ? `+0x${past.toString(16)}` : '')
         : `@0x${(f.address + BigInt(past)).toString(16)}`,
-      // A name that several functions have means none of them; an address does.
-      place: unique ? { symbol: name, symbolOffset: past } : { addr: f.address + BigInt(past) },
+      // A name that several functions have means none of them; an address does, but of an ifunc it is the chooser's.
+      place:
+        unique || f.kind === 'ifunc'
+          ? { symbol: name, symbolOffset: past }
+          : { addr: f.address + BigInt(past) },
     };
   });
 }
@@ -271,32 +283,53 @@ function* namesOf(view: ModuleView): Iterable<string> {
   }
 }
 
-/** The function a symbol names; throws the library's own error when there is none. */
-function functionAt(view: ModuleView, symbol: string): FunctionInfo {
-  const { address, offset } = view.plan({ symbol });
-  return { name: symbol, aliases: [], address, offset, size: 0, kind: 'func' };
+/** What a symbol names, by its address; throws the library's own error when there is nothing. */
+function functionAt(view: ModuleView, symbol: string, options: PlanOptions): FunctionInfo {
+  const [first] = view.plans({ symbol }, options);
+  const { address, offset, ifunc } = first!;
+  return {
+    name: symbol,
+    aliases: [],
+    address,
+    offset,
+    size: 0,
+    kind: ifunc === undefined ? 'func' : 'ifunc',
+  };
 }
 
 /** Every instruction once, also where functions overlap. Without `refuse`, a function without any is an error. */
 function* instructionsOf(
   functions: readonly FunctionInfo[],
   view: ModuleView,
+  options: PlanOptions,
   refuse: Refuse | undefined,
 ): Iterable<Match> {
   const seen = new Set<number>();
   for (const f of functions) {
     try {
-      for (const { offset, symbolOffset } of view.instructions(f)) {
-        if (seen.has(offset)) continue;
-        seen.add(offset);
-        const name = placeName(symbolText(f.name), symbolOffset, offset);
-        yield { name, symbol: f.name, place: { offset }, isIfunc: false };
-      }
+      for (const body of bodiesOf(f, view, options))
+        for (const { offset, address, symbolOffset } of view.instructions(body)) {
+          if (seen.has(offset)) continue;
+          seen.add(offset);
+          yield instructionMatch(f, offset, address, symbolOffset);
+        }
     } catch (e) {
       if (!(e instanceof PlaceError) || refuse === undefined) throw e;
       refuse(symbolText(f.name), { code: e.code, reason: e.message });
     }
   }
+}
+
+/** The functions that a name stands for: itself, or what an ifunc may choose. */
+function bodiesOf(f: FunctionInfo, view: ModuleView, options: PlanOptions): FunctionInfo[] {
+  if (f.kind === 'func') return [f];
+  return view.plans({ symbol: f.name }, options).map(({ address, offset }) => ({ ...f, address, offset }));
+}
+
+/** In what an ifunc chooses, so many bytes from its name are no one place. */
+function instructionMatch(f: FunctionInfo, offset: number, address: bigint, symbolOffset: number): Match {
+  if (f.kind === 'ifunc') return { name: `@0x${address.toString(16)}`, symbol: undefined, place: { offset } };
+  return { name: placeName(symbolText(f.name), symbolOffset, offset), symbol: f.name, place: { offset } };
 }
 
 /** What a glob could not have, grouped by reason, with an example of each. */

@@ -1,5 +1,5 @@
 /** `uprobe plan`: how places would be probed, or why not. Arms nothing, touches no process. */
-import type { EngineName, ModuleView, Place, PlacePlan } from '../index.js';
+import type { EngineName, IfuncChoice, ModuleView, Place, PlacePlan } from '../index.js';
 import { PlaceError } from '../base/errors.js';
 import { escapeText, jsonText } from '../base/escape.js';
 import { hex } from '../base/address.js';
@@ -53,12 +53,11 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
         const refused: Answer[] = [];
         const refuse = (name: string, refusal: { code: string; reason: string }): void =>
           void refused.push({ probe: probeText(spec.pathname, name), path: view.path, refusal });
-        for (const match of matchesOf(spec, view, refuse)) {
-          yield answerFor(view, probeText(spec.pathname, match.name), match.place, options);
-        }
+        for (const match of matchesOf(spec, view, {}, refuse))
+          yield* answersFor(view, probeText(spec.pathname, match.name), match.place, options);
         yield* refused;
       } else {
-        yield answerFor(view, spec.text, namedPlace(place), options);
+        yield* answersFor(view, spec.text, namedPlace(place), options);
       }
     } finally {
       view.close();
@@ -66,13 +65,15 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
   }
 }
 
-function answerFor(view: ModuleView, probe: string, place: Place, options: PlanOptions): Answer {
+/** One, but where a name may stand for several functions. */
+function answersFor(view: ModuleView, probe: string, place: Place, options: PlanOptions): Answer[] {
   const { post = false, trustPlace = false } = options;
   try {
-    return { probe, plan: view.plan(place, { trustPlace, preHandler: !post, postHandler: post }) };
+    const plans = view.plans(place, { trustPlace, preHandler: !post, postHandler: post });
+    return plans.map((found) => ({ probe, plan: found }));
   } catch (e) {
     if (e instanceof PlaceError)
-      return { probe, path: view.path, refusal: { code: e.code, reason: e.message } };
+      return [{ probe, path: view.path, refusal: { code: e.code, reason: e.message } }];
     throw e;
   }
 }
@@ -89,7 +90,7 @@ function engineOf(found: PlacePlan, options: PlanOptions): EngineName | undefine
 function textLines(a: Answer, options: PlanOptions): string[] {
   if ('refusal' in a)
     return [escapeText(a.probe), `  cannot be probed: ${escapeText(a.refusal.reason)} (${a.refusal.code})`];
-  const { path, symbol, symbolOffset, offset, address, instruction, engines } = a.plan;
+  const { path, symbol, symbolOffset, offset, address, instruction, engines, ifunc } = a.plan;
   const bytes = Buffer.from(instruction.bytes)
     .toString('hex')
     .replace(/..(?=.)/g, '$& ');
@@ -98,6 +99,7 @@ function textLines(a: Answer, options: PlanOptions): string[] {
   return [
     escapeText(a.probe),
     `  place        ${escapeText(path)}:${escapeText(name)}  offset ${hex(offset)}  address ${hex(address)}`,
+    ...(ifunc === undefined ? [] : [ifuncLine(ifunc)]),
     `  instruction  ${instruction.text}  (${bytes})`,
     ...engines.map(({ engine, refusal }) => {
       if (refusal === undefined)
@@ -108,9 +110,14 @@ function textLines(a: Answer, options: PlanOptions): string[] {
   ];
 }
 
+function ifuncLine({ name, count }: IfuncChoice): string {
+  const own = name === undefined ? '' : `${escapeText(name)}, `;
+  return `  ifunc        ${own}${count === 1 ? 'all that' : `one of ${count} functions that`} the program may choose when it starts`;
+}
+
 function jsonLine(a: Answer, options: PlanOptions): string {
   if ('refusal' in a) return jsonText({ probe: a.probe, path: a.path, refusal: a.refusal });
-  const { path, symbol, symbolOffset, offset, address, instruction, engines } = a.plan;
+  const { path, symbol, symbolOffset, offset, address, instruction, engines, ifunc } = a.plan;
   return jsonText({
     probe: a.probe,
     path,
@@ -121,5 +128,6 @@ function jsonLine(a: Answer, options: PlanOptions): string {
     instruction: { bytes: Buffer.from(instruction.bytes).toString('hex'), text: instruction.text },
     engines: engines.map(({ engine, refusal }) => ({ engine, refusal: refusal ?? null })),
     chosen: engineOf(a.plan, options) ?? null,
+    ...(ifunc && { ifunc: { name: ifunc.name ?? null, count: ifunc.count } }),
   });
 }

@@ -30,8 +30,8 @@ export class Reached {
   #unmapped(places: readonly ArmedPlace[], targets: Targets): string[] {
     const counts = new Map<string, number>();
     const mapped = new Set<string>();
-    for (const { uprobe, wanted } of places) {
-      const { path } = uprobe.module;
+    for (const { uprobes, wanted } of places) {
+      const { path } = uprobes[0]!.module;
       counts.set(path, (counts.get(path) ?? 0) + 1);
       if (this.#mapped.has(wanted)) mapped.add(path);
     }

@@ -47,7 +47,7 @@ export async function run(steps: RunSteps): Promise<number> {
   steps.finished(armed.places);
   for (const sentence of armed.describeUnreached(targets)) note(sentence);
   const status = target === undefined ? undefined : await endOf(target, reason);
-  return statusOf(reason, status);
+  return statusOf(reason, ending.outputError, status);
 }
 
 /** The command gets our own descriptors: its input and output are its own. */
@@ -127,17 +127,23 @@ async function endOf(target: Target, reason: Reason): Promise<Status | undefined
 
 /** The end came before the beginning. */
 const statusOfNothing = (reason: Reason): number =>
-  reason.why === 'signal' ? exitAs({ code: null, signal: reason.signal }) : statusOf(reason, undefined);
+  reason.why === 'signal'
+    ? exitAs({ code: null, signal: reason.signal })
+    : statusOf(reason, undefined, undefined);
 
 /** The command's own end first; else whether we could do what we were asked. */
-function statusOf(reason: Reason, status: Status | undefined): number {
+function statusOf(
+  reason: Reason,
+  outputError: NodeJS.ErrnoException | undefined,
+  status: Status | undefined,
+): number {
   if (reason.why === 'failed') {
     note(reason.error.message);
     return 1;
   }
   // EPIPE is how a reader says that it has seen enough: `| head`.
-  if (reason.why === 'output' && reason.error.code !== 'EPIPE') {
-    note(`cannot write: ${reason.error.message}`);
+  if (outputError !== undefined && outputError.code !== 'EPIPE') {
+    note(`cannot write: ${outputError.message}`);
     return 1;
   }
   return status === undefined ? 0 : exitAs(status);

@@ -36,6 +36,8 @@ export function chooseTargets(
 
 /** /proc/TID exists for threads too, though no listing shows it (proc(5)). */
 function checkPid(pid: number): void {
+  // Said here, before its libraries are looked at: who may not do that would be told of a missing permission.
+  if (pid === 1) throw new UsageError('process 1 is never probed: the machine (or container) lives by it');
   let status: string;
   try {
     status = readFileSync(`/proc/${pid}/status`, 'latin1');

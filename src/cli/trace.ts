@@ -1,5 +1,5 @@
 /** `uprobe trace`: a line for every hit. */
-import type { EngineName, Hit } from '../index.js';
+import type { EngineName, Hit, Uprobe } from '../index.js';
 import { LineWriter } from '../outputs/line-writer.js';
 import { jsonFormat, placeName, textFormat } from '../outputs/trace-line.js';
 import type { LineFormat, ShownProbe, ShownValue } from '../outputs/trace-line.js';
@@ -68,7 +68,7 @@ export async function trace(
       return undefined;
     },
     finished: (places) => {
-      tracer?.finish(places.reduce((sum, p) => sum + p.uprobe.nmissed, 0n));
+      tracer?.finish(places.flatMap((p) => p.uprobes).reduce((sum, u) => sum + u.nmissed, 0n));
     },
   });
 }
@@ -104,9 +104,12 @@ class Tracer {
     const values: ShownValue[] = this.#args.map(() => undefined);
     const evaluates = this.#args.map((a) => a.evaluate);
     let format: LineFormat | undefined;
+    let formatted: Uprobe | undefined;
     return (hit) => {
       if (this.#left <= 0) return;
-      format ??= this.#formatOf(hit, wanted);
+      // Nearly always one: of an ifunc's functions a process calls just one.
+      if (format === undefined || formatted !== hit.uprobe) format = this.#formatOf(hit, wanted);
+      formatted = hit.uprobe;
       for (let i = 0; i < evaluates.length; i++) values[i] = evaluates[i]!(hit);
       this.#lines.line(format(hit, values));
       this.#written++;

@@ -16,10 +16,14 @@ export interface Dynamic {
   value(tag: number): number | undefined;
 }
 
+export const DT_PLTRELSZ = 2;
 export const DT_HASH = 4;
 export const DT_STRTAB = 5;
 export const DT_SYMTAB = 6;
+export const DT_RELA = 7;
+export const DT_RELASZ = 8;
 export const DT_STRSZ = 10;
+export const DT_JMPREL = 23;
 export const DT_VERSYM = 0x6ffffff0;
 export const DT_VERDEF = 0x6ffffffc;
 export const DT_VERDEFNUM = 0x6ffffffd;

@@ -168,6 +168,12 @@ export class ElfImage {
     return this.segments.find((s) => s.executable && holds(s, offset));
   }
 
+  /** Whether a link-time address is in the code that comes from the file. */
+  isText(address: number): boolean {
+    const offset = this.addressToOffset(address);
+    return offset !== undefined && this.executableAt(offset) !== undefined;
+  }
+
   /** Bytes by link-time address; all of them must be in the file-backed part of one segment. */
   readAt(address: number, length: number, what: string): Buffer {
     const bytes = this.readUpTo(address, length, what);

@@ -25,9 +25,12 @@ export interface SectionTable {
 }
 
 export const SHT_SYMTAB = 2;
+export const SHT_RELA = 4;
 export const SHT_NOTE = 7;
 export const SHT_NOBITS = 8;
 export const SHT_DYNSYM = 11;
+/** The section is in memory when the program runs. */
+export const SHF_ALLOC = 2;
 
 const SHN_XINDEX = 0xffff;
 const MOST_SECTIONS = 2 ** 17;

@@ -29,7 +29,7 @@ export interface ElfSymbol {
   readonly source: SymbolSource;
 }
 
-const SYMBOL_SIZE = 24;
+export const SYMBOL_SIZE = 24;
 const WORDS = 6;
 const STT_SECTION = 3;
 const STT_FILE = 4;
@@ -115,6 +115,10 @@ export class SymbolSection {
   isFunction(i: number): boolean {
     const type = (this.#words[i * WORDS + 1] ?? 0) & 15;
     return (type === STT_FUNC || type === STT_GNU_IFUNC) && this.isPlace(i);
+  }
+
+  isIfunc(i: number): boolean {
+    return ((this.#words[i * WORDS + 1] ?? 0) & 15) === STT_GNU_IFUNC && this.isPlace(i);
   }
 
   address(i: number): number {

@@ -78,6 +78,14 @@ export class SymbolTable {
     }
   }
 
+  /** Every ifunc of every table: functions that only choose another one when a program starts. */
+  *ifuncs(): Generator<ElfSymbol> {
+    for (const section of this.#sections()) {
+      section.beginListing();
+      for (let i = 0; i < section.count; i++) if (section.isIfunc(i)) yield section.symbol(i);
+    }
+  }
+
   /** The names of all functions, without versions; some come more than once. */
   *names(): Generator<string> {
     for (const section of this.#sections()) {

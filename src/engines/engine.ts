@@ -97,6 +97,8 @@ export interface RawHit {
 export interface Verdict {
   /** Pre phase: do not run the displaced instruction (nor the post handlers); `ip` is as the handlers left it. */
   readonly skip: boolean;
+  /** False: no register was written, and the engine need not look at them. */
+  readonly changed: boolean;
 }
 
 /** What engines call. All on the thread that made the engine, never while another call of it runs. */

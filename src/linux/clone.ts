@@ -13,6 +13,10 @@ const FUTEX_WAIT = 0;
 const FUTEX_WAKE = 1;
 const SIG_SETMASK = 2;
 const PR_SET_PDEATHSIG = 1;
+const WNOHANG = 1;
+const WALL = 0x4000_0000;
+const END_TRIES = 100;
+const END_PAUSE_MS = 5;
 
 export interface Program {
   /** The program, absolute: $PATH was searched already. */
@@ -205,7 +209,7 @@ export function clonePaused(program: Program): PausedChild {
         };
       },
       release: () => {
-        if (waits) process.kill(pid, 'SIGKILL');
+        if (waits) endWaiting(pid);
         waits = false;
         syscall(NR.munmap, region.address, region.length);
       },
@@ -213,6 +217,17 @@ export function clonePaused(program: Program): PausedChild {
   } finally {
     copies.forEach(closeFd);
   }
+}
+
+/**
+ * One that nobody could seize would wait for ever, with our descriptors open. Another tracer of ours may have it too and
+ * hears of its end first; what it does not let go in time is init's in the end.
+ */
+function endWaiting(pid: number): void {
+  process.kill(pid, 'SIGKILL'); // a child of ours that nobody has waited for: the number cannot be another's
+  const sleeper = new Int32Array(new SharedArrayBuffer(4));
+  for (let i = 0; i < END_TRIES && syscall(NR.wait4, pid, 0, WALL | WNOHANG, 0) === 0; i++)
+    Atomics.wait(sleeper, 0, 0, END_PAUSE_MS);
 }
 
 /** The child must never run a signal handler of ours: it inherits a mask that blocks everything. */

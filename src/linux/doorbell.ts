@@ -105,6 +105,11 @@ export class Bell {
     this.#words = words;
   }
 
+  /** Whether it sleeps, or is about to: then it must be rung. Awake, it looks around before it sleeps. */
+  get waiterSleeps(): boolean {
+    return Atomics.load(this.#words, 1) !== SLEEPS.no;
+  }
+
   /** `reasons`: bits that `BellWait.rung` will return. */
   ring(reasons: number): void {
     Atomics.or(this.#words, 0, reasons);
@@ -153,22 +158,30 @@ export class BellWait {
     return syscall(NR.wait4, -1, this.#statusAddress, WALL | WNOTHREAD | WNOHANG, 0);
   }
 
-  /** Collect one particular child, waiting for it. */
+  /** Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. */
   reap(tid: number): number {
-    return syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
+    for (;;) {
+      const result = syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
+      if (result !== -ERRNO.EINTR) return result;
+    }
   }
 
   /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */
   rung(): number {
-    return Atomics.exchange(this.#words, 0, 0);
+    return Atomics.load(this.#words, 0) === 0 ? 0 : Atomics.exchange(this.#words, 0, 0);
   }
 
   /**
    * Sleep until a child event (its tid), a ring or the timeout in ms (0). Without children it sleeps all the same.
+   * `unless`: what came without a ring because we were awake; looked at when those who come later see that we sleep.
    */
-  next(timeout: number | undefined): number {
+  next(timeout: number | undefined, unless?: () => boolean): number {
     if (timeout !== undefined) this.#arm(timeout);
     Atomics.store(this.#words, 1, SLEEPS.inWait);
+    if (unless?.() === true) {
+      Atomics.store(this.#words, 1, SLEEPS.no);
+      return 0;
+    }
     let result = this.#wait(this.#statusAddress, this.#bellAddress, WALL | WNOTHREAD);
     if (result === -ERRNO.ECHILD) {
       syscall(NR.futex, this.#bellAddress, FUTEX_WAIT, 0, 0, 0, 0);
@@ -178,10 +191,10 @@ export class BellWait {
     return result === -ERRNO.EINTR ? 0 : result;
   }
 
-  /** Sleep until a ring, or `ms` milliseconds at most, without looking at child events. */
-  nap(ms: number): void {
+  /** Sleep until a ring, or `ms` milliseconds at most, without looking at child events. `unless`: as with `next`. */
+  nap(ms: number, unless: () => boolean): void {
     Atomics.store(this.#words, 1, SLEEPS.onBell);
-    futexWait(this.#bellAddress, 0, ms);
+    if (!unless()) futexWait(this.#bellAddress, 0, ms);
     Atomics.store(this.#words, 1, SLEEPS.no);
   }
 

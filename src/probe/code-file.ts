@@ -119,6 +119,13 @@ export class CodeFile {
     return this.unsizedExtent(covering.address);
   }
 
+  /** Whether a function begins there, by symbols or by the unwind tables. A label of unknown type does not count. */
+  isFunctionStart(address: VirtualAddress): boolean {
+    return (
+      this.functionAt(address)?.address === address || this.#frames().extentAt(address)?.start === address
+    );
+  }
+
   /** From a label without a size to the next function, the end of its unwind entry, its section or its segment. */
   unsizedExtent(start: VirtualAddress): Extent {
     const frame = this.#frames().extentAt(start);

@@ -4,16 +4,14 @@
  */
 import type { RawHit, Verdict } from '../engines/engine.js';
 import { HitView, endHit } from './hit.js';
-import { PtRegs, REGISTER_WORDS, endRegs } from './regs.js';
+import { PtRegs, beginChanges, endRegs, haveChanged, undoChanges } from './regs.js';
 import type { Registration } from './registration.js';
 import { reportError } from './report.js';
 import type { Site } from './site.js';
 
-const RUN: Verdict = { skip: false };
-const SKIP: Verdict = { skip: true };
-
-/** The registers before a handler: one that throws leaves none of its changes behind. */
-const before = new BigUint64Array(REGISTER_WORDS);
+const RUN: Verdict = { skip: false, changed: false };
+const RUN_CHANGED: Verdict = { skip: false, changed: true };
+const SKIP: Verdict = { skip: true, changed: true };
 
 /** Whose handlers ran at this hit and have it counted. One list for all hits: they are handled one at a time. */
 const handled: Registration[] = [];
@@ -29,6 +27,7 @@ export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
   const isPre = raw.phase === 'pre';
   const regs = new PtRegs(raw.regs);
   let skip = false;
+  let changed = false;
   handled.length = 0;
   // `registrations` is replaced, not changed, when uprobes come and go.
   for (const registration of site.registrations) {
@@ -39,6 +38,7 @@ export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
     const verdict = call(registration, handler, raw, regs);
     // A hit is counted once: at the first handler of the uprobe that it can reach.
     if (isPre || preHandler === undefined) handled.push(registration);
+    if (haveChanged(regs)) changed = true;
     if (verdict === 'skip' && isPre) skip = true;
     else if (verdict === 'remove') {
       registration.live = false;
@@ -47,7 +47,8 @@ export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
   }
   endRegs(regs);
   if (raw.alive()) for (const registration of handled) registration.handled++;
-  return skip ? SKIP : RUN;
+  if (skip) return SKIP;
+  return changed ? RUN_CHANGED : RUN;
 }
 
 type AnyHandler = (hit: HitView) => unknown;
@@ -55,13 +56,14 @@ type AnyHandler = (hit: HitView) => unknown;
 /** The handler's answer; undefined when it threw. */
 function call(registration: Registration, handler: AnyHandler, raw: RawHit, regs: PtRegs): unknown {
   const hit = new HitView(raw, registration.view, regs);
-  before.set(raw.regs);
+  beginChanges(regs);
   try {
     const verdict = handler(hit);
     if (typeof verdict === 'object' && verdict !== null) refusePromise(verdict);
+    else if (typeof verdict === 'string') checkWord(verdict, raw.phase);
     return verdict;
   } catch (error) {
-    raw.regs.set(before);
+    undoChanges(regs);
     registration.errors++;
     reportError(registration, raw.phase, raw.pid, raw.tid, error);
     return undefined;
@@ -77,6 +79,15 @@ function refusePromise(value: object): void {
   (value.then as (a: () => void, b: () => void) => void)(ignore, ignore);
   throw new TypeError(
     'the handler returned a promise; a handler must be synchronous: the thread it was called for has gone on',
+  );
+}
+
+/** Any other value is a by-product (`() => n++`); a word was meant to be one of ours, and must not be ignored in silence. */
+function checkWord(word: string, phase: RawHit['phase']): void {
+  if (word === 'remove' || (word === 'skip' && phase === 'pre')) return;
+  const [what, words] = phase === 'pre' ? ['', "'skip' or 'remove'"] : ['post ', "'remove'"];
+  throw new TypeError(
+    `the ${what}handler returned ${JSON.stringify(word.slice(0, 60))}: it may return ${words}, or nothing`,
   );
 }
 

@@ -3,11 +3,18 @@ import { asAddress } from '../base/address.js';
 import { PlaceError, type Refusal } from '../base/errors.js';
 import { globMatcher } from '../base/glob.js';
 import type { ElfFunction } from '../elf/symbols.js';
-import type { EngineName } from '../engines/engine.js';
+import type { EngineName, ProcessSet } from '../engines/engine.js';
 import { resolveLibrary, type LinkContext } from '../process/linker.js';
 import { CodeFile, displayName } from './code-file.js';
 import { verdicts, type EngineOffer } from './engine-choice.js';
-import { resolvePlace } from './place.js';
+import { Ifuncs } from './ifunc.js';
+import {
+  resolvePlace,
+  resolvePlaces,
+  type IfuncChoice,
+  type PlaceQuestion,
+  type ResolvedPlace,
+} from './place.js';
 import { checkPathname, checkPlace, checkProcesses, type WantedProcesses } from './spec.js';
 import type { Place, Processes } from './types.js';
 
@@ -32,7 +39,7 @@ export interface FunctionInfo {
   readonly offset: number;
   /** In bytes; 0 where no symbol says. */
   readonly size: number;
-  /** `ifunc`: it chooses an implementation when a program starts, and cannot be probed by this name. */
+  /** `ifunc`: it chooses a function when a program starts; its name stands for that one, its address for what chooses. */
   readonly kind: 'func' | 'ifunc';
 }
 
@@ -69,10 +76,12 @@ export interface PlacePlan {
   readonly engines: readonly EnginePlan[];
   /** What `engine: 'auto'` would take; undefined: nothing would. */
   readonly chosen?: EngineName;
+  /** The symbol is an ifunc, and this one of the functions that it stands for. */
+  readonly ifunc?: IfuncChoice;
 }
 
 export interface PlanOptions {
-  /** Also ask whether the engines can serve these. */
+  /** Also ask whether the engines can serve these. An ifunc is then what they use, as their memory shows. */
   processes?: Processes;
   /** As in `registerUprobe`. */
   trustPlace?: boolean;
@@ -93,8 +102,10 @@ export interface ModuleView {
   matching(glob: string): Iterable<FunctionInfo>;
   /** The instructions of a function, as far as they can be decoded. Throws PlaceError where none can. */
   instructions(fn: FunctionInfo): Iterable<InstructionInfo>;
-  /** What registering there would do; throws the same PlaceError that registering would. Touches no process. */
+  /** What `registerUprobe` there would do; throws the same PlaceError that it would. Touches no process. */
   plan(place: Place, options?: PlanOptions): PlacePlan;
+  /** The same of `registerUprobes`: more than one plan where an ifunc may stand for several functions. */
+  plans(place: Place, options?: PlanOptions): PlacePlan[];
   /** Close the file. What iterators have not read yet cannot be read any more. */
   close(): void;
   [Symbol.dispose](): void;
@@ -118,6 +129,7 @@ function linkContext({ processes, env, command }: OpenModuleOptions): LinkContex
 class View implements ModuleView {
   readonly #code: CodeFile;
   readonly #offers: readonly EngineOffer[];
+  #ifuncs: Ifuncs | undefined;
 
   constructor(code: CodeFile, offers: readonly EngineOffer[]) {
     this.#code = code;
@@ -176,8 +188,24 @@ class View implements ModuleView {
   }
 
   plan(place: Place, options: PlanOptions = {}): PlacePlan {
+    return this.#planOf(resolvePlace(this.#code, checkPlace(place), this.#question(options)), options);
+  }
+
+  plans(place: Place, options: PlanOptions = {}): PlacePlan[] {
+    const found = resolvePlaces(this.#code, checkPlace(place), this.#question(options));
+    return found.map((f) => this.#planOf(f, options));
+  }
+
+  #question({ trustPlace = false, processes }: PlanOptions): PlaceQuestion {
+    return {
+      trustPlace,
+      processes: plainProcesses(processes),
+      ifuncs: (this.#ifuncs ??= new Ifuncs(this.#code)),
+    };
+  }
+
+  #planOf(found: ResolvedPlace, options: PlanOptions): PlacePlan {
     const code = this.#code;
-    const found = resolvePlace(code, checkPlace(place), options.trustPlace ?? false);
     const engines = verdicts(this.#offers, {
       instruction: found.instruction,
       displaced: code.arch.displace(found.instruction),
@@ -193,6 +221,7 @@ class View implements ModuleView {
       instruction: { bytes: found.instruction.bytes, text: code.arch.format(found.instruction) },
       engines: engines.map(({ offer, refusal }) => ({ engine: offer.name, ...(refusal && { refusal }) })),
       ...(chosen !== undefined && { chosen }),
+      ...(found.ifunc !== undefined && { ifunc: found.ifunc }),
     };
   }
 
@@ -206,16 +235,17 @@ class View implements ModuleView {
 }
 
 /** Where no processes are named, the question is only the place: one process stands for any. */
-function consumerLike({ preHandler = true, postHandler = false, processes }: PlanOptions) {
+function plainProcesses(processes: Processes | undefined): ProcessSet {
   const wanted: WantedProcesses = processes === undefined ? [] : checkProcesses(processes);
-  const plain = wanted === 'all' ? wanted : 'tree' in wanted ? [wanted.tree] : wanted;
-  return {
-    id: 0,
-    processes: plain,
-    pre: preHandler,
-    post: postHandler,
-    fault: false,
-    return: false,
-    deadline: 1000,
-  };
+  return wanted === 'all' ? wanted : 'tree' in wanted ? [wanted.tree] : wanted;
 }
+
+const consumerLike = ({ preHandler = true, postHandler = false, processes }: PlanOptions) => ({
+  id: 0,
+  processes: plainProcesses(processes),
+  pre: preHandler,
+  post: postHandler,
+  fault: false,
+  return: false,
+  deadline: 1000,
+});

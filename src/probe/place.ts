@@ -2,10 +2,18 @@
 import { asAddress, asOffset, hex, type FileOffset, type VirtualAddress } from '../base/address.js';
 import { PlaceError } from '../base/errors.js';
 import type { Instruction } from '../arch/arch.js';
+import type { ProcessSet } from '../engines/engine.js';
 import type { Extent } from '../elf/eh-frame.js';
 import type { ElfSymbol } from '../elf/symbols.js';
 import { mappingsOf, readMaps } from '../process/maps.js';
 import { displayName, mainName, type Boundaries, type CodeFile } from './code-file.js';
+import { Ifuncs } from './ifunc.js';
+import {
+  offsetIntoSeveral,
+  ownName,
+  severalImplementations,
+  unknownImplementations,
+} from './ifunc-errors.js';
 import type { Place } from './types.js';
 
 export interface ResolvedPlace {
@@ -17,10 +25,32 @@ export interface ResolvedPlace {
   readonly symbol: string | undefined;
   /** Bytes from that symbol. */
   readonly symbolOffset: number;
+  /** The processes in which it is what was meant. */
+  readonly processes: ProcessSet;
+  /** The symbol is an ifunc's, and this one of so many functions that it stands for. */
+  readonly ifunc?: IfuncChoice;
+}
+
+export interface IfuncChoice {
+  /** The function's own name, where it has one. */
+  readonly name?: string;
+  /** How many there are: one where all processes are known to use it. */
+  readonly count: number;
+}
+
+/** What a place is asked about. */
+export interface PlaceQuestion {
+  readonly trustPlace: boolean;
+  /** Whose implementations an ifunc means. */
+  readonly processes: ProcessSet;
+  /** The ifuncs of the file, where several questions come together. */
+  readonly ifuncs?: Ifuncs;
 }
 
 /** An address, and what is known of it before anything was decoded. */
 interface Spot {
+  readonly processes?: ProcessSet;
+  readonly ifunc?: IfuncChoice;
   readonly address: VirtualAddress;
   readonly symbol?: string;
   readonly symbolOffset?: number;
@@ -32,14 +62,35 @@ interface Spot {
 
 const MOST_LISTED = 8;
 
-/** Throws PlaceError. `trustPlace`: take the user's word that an instruction starts there where nothing can prove it. */
-export function resolvePlace(code: CodeFile, place: Place, trustPlace: boolean): ResolvedPlace {
-  const spot = locate(code, place);
+/**
+ * The places that a place means: one, but for an ifunc, which may stand for several functions. Throws PlaceError.
+ * `trustPlace`: take the user's word that an instruction starts there where nothing can prove it.
+ */
+export function resolvePlaces(code: CodeFile, place: Place, question: PlaceQuestion): ResolvedPlace[] {
+  return locate(code, place, question).map((spot) => resolveSpot(code, spot, question));
+}
+
+/** The same for who can take only one: several are an error. */
+export function resolvePlace(code: CodeFile, place: Place, question: PlaceQuestion): ResolvedPlace {
+  const [found, ...others] = resolvePlaces(code, place, question);
+  if (others.length > 0) throw severalImplementations(code, [found!, ...others]);
+  return found!;
+}
+
+function resolveSpot(code: CodeFile, spot: Spot, { trustPlace, processes }: PlaceQuestion): ResolvedPlace {
   const offset = requireText(code, spot.address);
   if (!startsByName(spot)) requireStart(code, spot, trustPlace);
   const instruction = code.instructionAt(spot.address);
   if (instruction === undefined) throw notAnInstruction(code, spot.address);
-  return { offset, address: spot.address, instruction, ...nameOf(code, spot) };
+  const { address, ifunc } = spot;
+  const found = {
+    offset,
+    address,
+    instruction,
+    processes: spot.processes ?? processes,
+    ...nameOf(code, spot),
+  };
+  return ifunc === undefined ? found : { ...found, ifunc };
 }
 
 const startsByName = (spot: Spot): boolean => spot.label === spot.address;
@@ -51,11 +102,11 @@ function nameOf(code: CodeFile, spot: Spot): { symbol: string | undefined; symbo
   return { symbol: mainName(covering), symbolOffset: spot.address - covering.address };
 }
 
-function locate(code: CodeFile, place: Place): Spot {
-  if ('symbol' in place) return locateSymbol(code, place.symbol, place.symbolOffset ?? 0);
-  if ('liveAddr' in place) return { address: addressOf(code, liveOffset(code, place.pid, place.liveAddr)) };
-  if ('offset' in place) return locateOffset(code, place.offset, place.addr);
-  return { address: linkAddress(code, place.addr) };
+function locate(code: CodeFile, place: Place, question: PlaceQuestion): Spot[] {
+  if ('symbol' in place) return locateSymbol(code, place.symbol, place.symbolOffset ?? 0, question);
+  if ('liveAddr' in place) return [{ address: addressOf(code, liveOffset(code, place.pid, place.liveAddr)) }];
+  if ('offset' in place) return [locateOffset(code, place.offset, place.addr)];
+  return [{ address: linkAddress(code, place.addr) }];
 }
 
 // Offsets and addresses
@@ -142,19 +193,29 @@ function textRanges(code: CodeFile): string {
 
 // Symbols
 
-function locateSymbol(code: CodeFile, name: string, symbolOffset: number): Spot {
+function locateSymbol(code: CodeFile, name: string, symbolOffset: number, question: PlaceQuestion): Spot[] {
   const symbol = chooseSymbol(code, name);
-  const address = asAddress(symbol.address + symbolOffset);
-  if (symbol.size > 0 && symbolOffset >= symbol.size)
+  if (symbol.kind === 'ifunc') return locateIfunc(code, name, symbolOffset, symbol, question);
+  return [spotIn(code, name, symbolOffset, symbol)];
+}
+
+/** A place in a function that begins at an address and has a size, or 0 where nothing says. */
+function spotIn(
+  code: CodeFile,
+  name: string,
+  symbolOffset: number,
+  fn: { readonly address: VirtualAddress; readonly size: number },
+): Spot {
+  const address = asAddress(fn.address + symbolOffset);
+  if (fn.size > 0 && symbolOffset >= fn.size)
     throw placeError(
       'outside-symbol',
       code,
-      `${name}+${hex(symbolOffset)} is outside ${name}, which is ${hex(symbol.size)} bytes long. ` +
+      `${name}+${hex(symbolOffset)} is outside ${name}, which is ${hex(fn.size)} bytes long. ` +
         `Give { addr: ${hex(address)}n } where you mean that place all the same`,
     );
-  const extent =
-    symbol.size > 0 ? { start: symbol.address, end: asAddress(symbol.address + symbol.size) } : undefined;
-  return { address, symbol: name, symbolOffset, label: symbol.address, ...(extent && { extent }) };
+  const extent = fn.size > 0 ? { start: fn.address, end: asAddress(fn.address + fn.size) } : undefined;
+  return { address, symbol: name, symbolOffset, label: fn.address, ...(extent && { extent }) };
 }
 
 function chooseSymbol(code: CodeFile, name: string): ElfSymbol {
@@ -165,14 +226,11 @@ function chooseSymbol(code: CodeFile, name: string): ElfSymbol {
   const exported = inCode.filter((s) => s.binding !== 'local');
   const [chosen, ...others] = exported.length === 1 ? exported : inCode;
   if (others.length > 0) throw ambiguous(code, name, inCode);
-  if (chosen!.kind === 'ifunc') throw ifunc(code, name, chosen!);
   return chosen!;
 }
 
 function isCode(code: CodeFile, symbol: ElfSymbol): boolean {
-  if (symbol.kind === 'object' || symbol.kind === 'other') return false;
-  const offset = code.image.addressToOffset(symbol.address);
-  return offset !== undefined && code.image.executableAt(offset) !== undefined;
+  return symbol.kind !== 'object' && symbol.kind !== 'other' && code.image.isText(symbol.address);
 }
 
 function symbolNotFound(code: CodeFile, name: string): PlaceError {
@@ -206,29 +264,25 @@ function ambiguous(code: CodeFile, name: string, symbols: readonly ElfSymbol[]):
   );
 }
 
-/** STT_GNU_IFUNC: the symbol is a resolver that picks an implementation when the program starts. */
-function ifunc(code: CodeFile, name: string, symbol: ElfSymbol): PlaceError {
-  const candidates = implementations(code, symbol.name);
-  const hint =
-    candidates.length === 0
-      ? 'Its implementations have no names here: install its debug symbols (on Debian libc6-dbg for libc), or give an address'
-      : `Probe the implementation this processor uses, one of ${candidates.join(', ')}`;
-  return placeError(
-    'ifunc-symbol',
-    code,
-    `${name} is not a function but chooses one for this processor when a program starts (an ifunc). ${hint}`,
-  );
-}
+// Ifuncs
 
-/** glibc names them after the function: `__memcpy_avx_unaligned_erms`, `__memmove_evex_unaligned` … */
-function implementations(code: CodeFile, name: string): string[] {
-  const bare = name.replace(/^_+/, '');
-  const stems = [bare, ...(bare === 'memcpy' ? ['memmove'] : [])];
-  const found = new Set<string>();
-  for (const other of code.symbols.names())
-    if (!other.includes('_chk') && stems.some((stem) => other.replace(/^_+/, '').startsWith(`${stem}_`)))
-      found.add(other);
-  return [...found].sort().slice(0, 2 * MOST_LISTED);
+function locateIfunc(
+  code: CodeFile,
+  name: string,
+  symbolOffset: number,
+  symbol: ElfSymbol,
+  { processes, ifuncs = new Ifuncs(code) }: PlaceQuestion,
+): Spot[] {
+  const found = ifuncs.implementations(symbol, processes);
+  if (found.length === 0) throw unknownImplementations(code, name, symbol.address);
+  if (found.length > 1 && symbolOffset > 0) throw offsetIntoSeveral(code, name, symbolOffset, found);
+  return found.map(({ address, processes: users }) => {
+    const extent = code.extentAt(address);
+    const size = extent?.start === address ? extent.end - address : 0;
+    const own = ownName(code, address);
+    const ifunc = { ...(own !== undefined && { name: own }), count: found.length };
+    return { ...spotIn(code, name, symbolOffset, { address, size }), processes: users, ifunc };
+  });
 }
 
 // Instructions

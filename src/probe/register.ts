@@ -12,7 +12,8 @@ import { chooseEngine, preferredEngine, refuseProcesses } from './engine-choice.
 import { changesByEngine, type ProbedModule } from './module.js';
 import { addTo, groupBy } from './multimap.js';
 import { runWithAll } from './mutex.js';
-import { resolvePlace, type ResolvedPlace } from './place.js';
+import { Ifuncs } from './ifunc.js';
+import { resolvePlace, resolvePlaces, type ResolvedPlace } from './place.js';
 import { Registration } from './registration.js';
 import { Site } from './site.js';
 import type { CheckedSpec } from './spec.js';
@@ -27,22 +28,27 @@ interface Wish {
   readonly processes: ProcessSet;
 }
 
-/** Several files for one spec are a group; who wants exactly one says so. */
+export interface RegisterOptions {
+  /** One spec is to become one uprobe. */
+  readonly one?: boolean;
+}
+
+/** Several files, or functions, for one spec are a group; who wants exactly one says so. */
 export async function register(
   table: Table,
   specs: readonly CheckedSpec[],
-  options: { readonly oneFile?: boolean } = {},
+  options: RegisterOptions = {},
 ): Promise<Registration[]> {
   throwIfAborted(specs);
   checkWhom(table, specs);
   const held = new HeldModules(table);
   try {
     const wishes = specs.flatMap((spec) => held.resolve(spec));
-    if (options.oneFile === true) requireOneFile(wishes);
+    if (options.one === true) requireOneFile(wishes);
     const modules = held.inOrder();
     const registrations = await runWithAll(
       modules.map((m) => m.mutex),
-      () => arm(table, wishes, modules),
+      () => arm(table, wishes, modules, options),
     );
     followSignals(registrations);
     return registrations;
@@ -140,10 +146,11 @@ async function arm(
   table: Table,
   wishes: readonly Wish[],
   modules: readonly ProbedModule[],
+  options: RegisterOptions,
 ): Promise<Registration[]> {
   throwIfAborted(wishes.map((w) => w.spec));
   for (const module of modules) module.requireUnchanged();
-  const draft = new Draft(table);
+  const draft = new Draft(table, options);
   for (const wish of wishes) draft.add(wish);
   for (const module of modules) module.code.forget();
   const registrations = draft.commit();
@@ -194,14 +201,30 @@ class Draft {
   readonly #bySite = new Map<Site, Registration[]>();
   readonly #fresh = new Map<ProbedModule, Map<number, Site>>();
   readonly #all: Registration[] = [];
+  readonly #ifuncs = new Map<ProbedModule, Ifuncs>();
+  readonly #resolve: typeof resolvePlaces;
 
-  constructor(table: Table) {
+  constructor(table: Table, options: RegisterOptions) {
     this.#table = table;
+    this.#resolve = options.one === true ? (...of) => [resolvePlace(...of)] : resolvePlaces;
   }
 
   /** Throws PlaceError or RefusedError. */
   add({ spec, module, processes }: Wish): void {
-    const place = resolvePlace(module.code, spec.place, spec.trustPlace);
+    const { trustPlace } = spec;
+    const question = { trustPlace, processes, ifuncs: this.#ifuncsOf(module) };
+    for (const place of this.#resolve(module.code, spec.place, question)) this.#addPlace(spec, module, place);
+  }
+
+  #ifuncsOf(module: ProbedModule): Ifuncs {
+    const known = this.#ifuncs.get(module);
+    const ifuncs = known ?? new Ifuncs(module.code);
+    if (known === undefined) this.#ifuncs.set(module, ifuncs);
+    return ifuncs;
+  }
+
+  #addPlace(spec: CheckedSpec, module: ProbedModule, place: ResolvedPlace): void {
+    const { processes } = place;
     const site = module.sites.get(place.offset) ?? this.#fresh.get(module)?.get(place.offset);
     const chosen = site ?? this.#newSite(spec, module, processes, place);
     const registration = new Registration(chosen, spec, processes, place);

@@ -50,7 +50,18 @@ export const hitIsOver = (): UprobeError =>
     'the hit is over: it is valid only until its handler returns; keep values (hit.arg(0), hit.regs.ax), not the hit',
   );
 
-/** Take the words away from a PtRegs; only for who made it. */
+/** The registers before the handler that runs now changed one. One for all hits: they are handled one at a time. */
+const before = new BigUint64Array(REGISTER_WORDS);
+
+// Only for who made a PtRegs:
+
+/** A handler begins. */
+export let beginChanges: (regs: PtRegs) => void;
+/** Whether the handler has written a register. */
+export let haveChanged: (regs: PtRegs) => boolean;
+/** Take back what the handler wrote. */
+export let undoChanges: (regs: PtRegs) => void;
+/** Take the words away. */
 export let endRegs: (regs: PtRegs) => void;
 
 /**
@@ -59,6 +70,7 @@ export let endRegs: (regs: PtRegs) => void;
  */
 export class PtRegs {
   #words: BigUint64Array;
+  #changed = false;
 
   /** @param words 27 words in the order of the kernel's user_regs_struct; written through. */
   constructor(words: BigUint64Array) {
@@ -67,9 +79,25 @@ export class PtRegs {
   }
 
   static {
+    beginChanges = (regs) => {
+      regs.#changed = false;
+    };
+    haveChanged = (regs) => regs.#changed;
+    undoChanges = (regs) => {
+      if (regs.#changed) regs.#words.set(before);
+      regs.#changed = false;
+    };
     endRegs = (regs) => {
       regs.#words = OVER;
     };
+  }
+
+  /** Most handlers write none: what was there is kept at the first write only. */
+  #set(register: number, value: bigint | number): void {
+    const wrapped = wrap(value);
+    if (!this.#changed) before.set(this.#words);
+    this.#words[register] = wrapped;
+    this.#changed = true;
   }
 
   /** The return value of a function that has just returned. */
@@ -77,169 +105,169 @@ export class PtRegs {
     return this.#words[AX]!;
   }
   set ax(value: bigint | number) {
-    this.#words[AX] = wrap(value);
+    this.#set(AX, value);
   }
   get bx(): bigint {
     return this.#words[BX]!;
   }
   set bx(value: bigint | number) {
-    this.#words[BX] = wrap(value);
+    this.#set(BX, value);
   }
   get cx(): bigint {
     return this.#words[CX]!;
   }
   set cx(value: bigint | number) {
-    this.#words[CX] = wrap(value);
+    this.#set(CX, value);
   }
   get dx(): bigint {
     return this.#words[DX]!;
   }
   set dx(value: bigint | number) {
-    this.#words[DX] = wrap(value);
+    this.#set(DX, value);
   }
   get si(): bigint {
     return this.#words[SI]!;
   }
   set si(value: bigint | number) {
-    this.#words[SI] = wrap(value);
+    this.#set(SI, value);
   }
   /** The first integer argument at a function's entry. */
   get di(): bigint {
     return this.#words[DI]!;
   }
   set di(value: bigint | number) {
-    this.#words[DI] = wrap(value);
+    this.#set(DI, value);
   }
   get bp(): bigint {
     return this.#words[BP]!;
   }
   set bp(value: bigint | number) {
-    this.#words[BP] = wrap(value);
+    this.#set(BP, value);
   }
   /** The stack pointer. */
   get sp(): bigint {
     return this.#words[SP]!;
   }
   set sp(value: bigint | number) {
-    this.#words[SP] = wrap(value);
+    this.#set(SP, value);
   }
   get r8(): bigint {
     return this.#words[R8]!;
   }
   set r8(value: bigint | number) {
-    this.#words[R8] = wrap(value);
+    this.#set(R8, value);
   }
   get r9(): bigint {
     return this.#words[R9]!;
   }
   set r9(value: bigint | number) {
-    this.#words[R9] = wrap(value);
+    this.#set(R9, value);
   }
   get r10(): bigint {
     return this.#words[R10]!;
   }
   set r10(value: bigint | number) {
-    this.#words[R10] = wrap(value);
+    this.#set(R10, value);
   }
   get r11(): bigint {
     return this.#words[R11]!;
   }
   set r11(value: bigint | number) {
-    this.#words[R11] = wrap(value);
+    this.#set(R11, value);
   }
   get r12(): bigint {
     return this.#words[R12]!;
   }
   set r12(value: bigint | number) {
-    this.#words[R12] = wrap(value);
+    this.#set(R12, value);
   }
   get r13(): bigint {
     return this.#words[R13]!;
   }
   set r13(value: bigint | number) {
-    this.#words[R13] = wrap(value);
+    this.#set(R13, value);
   }
   get r14(): bigint {
     return this.#words[R14]!;
   }
   set r14(value: bigint | number) {
-    this.#words[R14] = wrap(value);
+    this.#set(R14, value);
   }
   get r15(): bigint {
     return this.#words[R15]!;
   }
   set r15(value: bigint | number) {
-    this.#words[R15] = wrap(value);
+    this.#set(R15, value);
   }
   /** The instruction pointer: at a pre handler the probed instruction, after it what runs next. */
   get ip(): bigint {
     return this.#words[IP]!;
   }
   set ip(value: bigint | number) {
-    this.#words[IP] = wrap(value);
+    this.#set(IP, value);
   }
   /** RFLAGS. */
   get flags(): bigint {
     return this.#words[FLAGS]!;
   }
   set flags(value: bigint | number) {
-    this.#words[FLAGS] = wrap(value);
+    this.#set(FLAGS, value);
   }
   /** The number of the system call the thread is in, or -1 (as unsigned). */
   get origAx(): bigint {
     return this.#words[ORIG_AX]!;
   }
   set origAx(value: bigint | number) {
-    this.#words[ORIG_AX] = wrap(value);
+    this.#set(ORIG_AX, value);
   }
   get cs(): bigint {
     return this.#words[CS]!;
   }
   set cs(value: bigint | number) {
-    this.#words[CS] = wrap(value);
+    this.#set(CS, value);
   }
   get ss(): bigint {
     return this.#words[SS]!;
   }
   set ss(value: bigint | number) {
-    this.#words[SS] = wrap(value);
+    this.#set(SS, value);
   }
   get ds(): bigint {
     return this.#words[DS]!;
   }
   set ds(value: bigint | number) {
-    this.#words[DS] = wrap(value);
+    this.#set(DS, value);
   }
   get es(): bigint {
     return this.#words[ES]!;
   }
   set es(value: bigint | number) {
-    this.#words[ES] = wrap(value);
+    this.#set(ES, value);
   }
   get fs(): bigint {
     return this.#words[FS]!;
   }
   set fs(value: bigint | number) {
-    this.#words[FS] = wrap(value);
+    this.#set(FS, value);
   }
   get gs(): bigint {
     return this.#words[GS]!;
   }
   set gs(value: bigint | number) {
-    this.#words[GS] = wrap(value);
+    this.#set(GS, value);
   }
   /** The thread pointer. */
   get fsBase(): bigint {
     return this.#words[FS_BASE]!;
   }
   set fsBase(value: bigint | number) {
-    this.#words[FS_BASE] = wrap(value);
+    this.#set(FS_BASE, value);
   }
   get gsBase(): bigint {
     return this.#words[GS_BASE]!;
   }
   set gsBase(value: bigint | number) {
-    this.#words[GS_BASE] = wrap(value);
+    this.#set(GS_BASE, value);
   }
   /** Every register as `0x…`, for JSON.stringify and logs. */
   toJSON(): Record<string, string> {

@@ -284,8 +284,8 @@ function handlerOf<H, R>(fields: Fields, key: string, what: string): Handler<H, 
   if (NOT_SYNCHRONOUS.has(kind))
     throw wrong(
       'async-handler',
-      `${what}.${key} is a TypeError: a handler must be an ordinary function, not an ${kind}: the thread it was called ` +
-        'for waits until it returns. Keep what you need and go on with it later',
+      `TypeError: ${what}.${key} must be an ordinary function, not an ${kind}: the thread it is called for waits until ` +
+        'it returns. Keep what you need and go on with it later',
     );
   return handler;
 }

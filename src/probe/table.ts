@@ -74,7 +74,7 @@ export class Table {
     return {
       hit: (raw) => {
         const site = this.#sites.get(raw.siteId);
-        return site === undefined ? { skip: false } : dispatch(site, raw, leave);
+        return site === undefined ? { skip: false, changed: false } : dispatch(site, raw, leave);
       },
       missed: (siteId, pid, phase) => {
         const site = this.#sites.get(siteId);

@@ -12,7 +12,11 @@ export type { Refusal, EngineName, ExitStatus };
 
 /** Where in the file. Exactly one of the four forms; the file offset is always computed by the library. */
 export type Place =
-  /** A function or label by name (`malloc`, `memcpy@@GLIBC_2.14`), with an offset in bytes into it. */
+  /**
+   * A function or label by name (`malloc`, `memcpy@@GLIBC_2.14`), with an offset in bytes into it. The name of an ifunc
+   * (`strlen`) stands for the function that it chooses: one for processes that show which, else, with `registerUprobes`,
+   * each that it may choose.
+   */
   | { symbol: string; symbolOffset?: number }
   /** A file offset, as the kernel's uprobes take it; with `addr`, both must mean the same place. */
   | { offset: number; addr?: bigint }

@@ -1,16 +1,20 @@
 import type { Registration } from './registration.js';
 import { groupBy } from './multimap.js';
+import type { CheckedSpec } from './spec.js';
 import type { Uprobe } from './uprobe.js';
 
 /** Uprobes that were registered together. Iterable, in the order of the specs. */
 export class UprobeGroup implements AsyncDisposable, Iterable<Uprobe> {
   readonly #registrations: readonly Registration[];
+  readonly #specs: readonly CheckedSpec[];
+  #bySpec: ReadonlyMap<CheckedSpec, readonly Registration[]> | undefined;
   /** @internal */
-  constructor(registrations: readonly Registration[]) {
+  constructor(registrations: readonly Registration[], specs: readonly CheckedSpec[]) {
     this.#registrations = registrations;
+    this.#specs = specs;
   }
 
-  /** How many there are: at least one for each spec, more where a name means several files. */
+  /** How many there are: at least one for each spec, more where a name means several files or functions. */
   get size(): number {
     return this.#registrations.length;
   }
@@ -18,6 +22,13 @@ export class UprobeGroup implements AsyncDisposable, Iterable<Uprobe> {
   /** The nth, 0 first. */
   at(index: number): Uprobe | undefined {
     return this.#registrations.at(index)?.view;
+  }
+
+  /** Those that the nth spec has become, 0 first: one, but where a name means several files or functions. */
+  of(index: number): readonly Uprobe[] {
+    const spec = this.#specs.at(index);
+    this.#bySpec ??= groupBy(this.#registrations, (r) => r.spec);
+    return (spec === undefined ? undefined : this.#bySpec.get(spec))?.map((r) => r.view) ?? [];
   }
 
   *[Symbol.iterator](): Iterator<Uprobe> {

@@ -1,5 +1,6 @@
-import { createRequire } from 'node:module';
+import { readFileSync } from 'node:fs';
 
-/** The version of this package. By its own name, so that it is found wherever the compiled files lie in it. */
-export const version: string = (createRequire(import.meta.url)('uprobe/package.json') as { version: string })
-  .version;
+/** The version of this package. Every compiled file lies two directories below its package.json. */
+export const version: string = (
+  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+).version;

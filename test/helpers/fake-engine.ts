@@ -148,8 +148,10 @@ export function fakeSystem({ withJump = false } = {}): FakeSystem {
       ? offerOf(new FakeEngine(sinkOf('jump'), 'jump'))
       : { name: 'jump', unavailable: { code: 'engine-not-available', reason: 'there is no jump engine' } },
   ]);
-  const registerAll = async (specs: Iterable<UprobeSpec>): Promise<UprobeGroup> =>
-    new UprobeGroup(await register(table, checkSpecs(specs)));
+  const registerAll = async (specs: Iterable<UprobeSpec>): Promise<UprobeGroup> => {
+    const checked = checkSpecs(specs);
+    return new UprobeGroup(await register(table, checked), checked);
+  };
   const registerOne = async (spec: UprobeSpec): Promise<Uprobe> => (await registerAll([spec])).at(0)!;
   return { table, engine: engine!, registerAll, registerOne };
 }

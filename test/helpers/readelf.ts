@@ -126,3 +126,21 @@ export function nm(path: string, ...options: string[]): NmSymbol[] {
       : [];
   });
 }
+
+export interface ReadelfRelocation {
+  readonly at: number;
+  readonly type: string;
+  /** With its version. */
+  readonly symbol: string | undefined;
+  readonly addend: number;
+}
+
+export function readelfRelocations(path: string): ReadelfRelocation[] {
+  return run('readelf', '-W', '-r', path).flatMap((line) => {
+    const fields =
+      /^([0-9a-f]{16}) {2}[0-9a-f]{16} (R_X86_64_\S+) +(?:[0-9a-f]{16} (\S+) \+ )?([0-9a-f]*)$/.exec(line);
+    if (!fields) return [];
+    const [, at = '', type = '', symbol, addend = ''] = fields;
+    return [{ at: parseInt(at, 16), type, symbol, addend: addend === '' ? 0 : parseInt(addend, 16) }];
+  });
+}

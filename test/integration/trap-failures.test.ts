@@ -17,7 +17,7 @@ const program = '/bin/sleep';
 function newEngine(failed: (e: Error) => void = assert.fail): TrapEngine {
   const nothing = (): void => undefined;
   const sink: EngineSink = {
-    hit: () => ({ skip: false }),
+    hit: () => ({ skip: false, changed: false }),
     missed: nothing,
     state: nothing,
     ended: nothing,

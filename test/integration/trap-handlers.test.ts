@@ -221,13 +221,15 @@ test('a handler beyond its deadline: the program goes on, and the hit is counted
 test('uprobes come and go on a place that threads run through', async () => {
   const threads = privateCopy(compileFixture('threads'));
   const target = await spawnTarget(threads, ['4', '1500', '2']);
+  let ended = false;
+  void target.exited.then(() => (ended = true));
   const output = text(target.stdout!);
   const place = { pathname: threads, symbol: 'work', processes: target };
   const always = await registerUprobe(place);
   let calls = 0n;
   const handled = await registerUprobe({ ...place, preHandler: () => void calls++ });
   await target.resume();
-  for (let i = 0; i < 30; i++) {
+  for (let i = 0; i < 30 && !ended; i++) {
     const passing = await registerUprobe({ ...place, ...(i % 2 ? { preHandler: () => undefined } : {}) });
     await passing.unregister();
     assert.ok(passing.nhits <= always.nhits);

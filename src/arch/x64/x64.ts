@@ -1,8 +1,9 @@
 /** x86-64, 64-bit mode. */
 import type { VirtualAddress } from '../../base/address.js';
-import type { Arch, Displaced, Instruction } from '../arch.js';
+import type { Arch, CodeReference, Displaced, Instruction } from '../arch.js';
 import { displace } from './displace.js';
 import { iced, WINDOW } from './iced.js';
+import { referenceOf } from './references.js';
 import { countPadding } from './padding.js';
 
 /** Intel SDM vol. 2, 2.3.11: longer ones raise #GP. */
@@ -42,6 +43,7 @@ export const x64: Arch = {
     return { starts: starts.toArray(), end: at };
   },
 
+  reference: ({ bytes, address }: Instruction): CodeReference | undefined => referenceOf(bytes, address),
   countPadding: (code, { starts, end }) => countPadding(code, starts, end),
 
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),

@@ -13,22 +13,23 @@ import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { IDLE, type Process, type Thread } from './thread.js';
-import { PLAIN_STOP, REG, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import { PLAIN_STOP, REG, USER_IP, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
-/** Offsets in struct user, for PTRACE_POKEUSER. */
-export const USER_IP = REG.ip * 8;
+/** Offset in struct user, for PTRACE_POKEUSER. */
 const USER_SP = REG.sp * 8;
 const SI_KERNEL = 0x80;
+/** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
+const MOST_QUEUED = 64;
 
 export class Arming {
   readonly #remote: RemoteSyscalls;
   constructor(
     private readonly tracees: Tracees,
-    /** Give back a hit that is with the handlers: its thread goes on without them. */
-    private readonly abandonHit: (thread: Thread) => void,
+    /** End a hit that is with the handlers. True: as if they had not been called; false: with what they decided. */
+    private readonly endHit: (thread: Thread) => boolean,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
   }
@@ -107,10 +108,13 @@ export class Arming {
     return best === undefined ? -1 : this.#remote.allocateNear(best, near, length);
   }
 
+  /** Out with these. Afterwards no thread is in their slots, or has run into one of them without our having been told. */
   #disarm(space: AddressSpace, arms: readonly Arm[]): void {
     if (arms.length === 0) return;
     this.#leaveSlots(space, new Set(arms));
     space.disarm(arms);
+    const removed = new Map(arms.map((arm) => [arm.address, arm]));
+    for (const thread of [...space.threads]) if (!thread.running) this.#settle(thread, removed);
   }
 
   /** Threads inside the slots of these arms go on in the program's own text, which is about to be whole again. */
@@ -194,12 +198,11 @@ export class Arming {
     } catch {
       space.frozen++; // a thread in uninterruptible sleep executes nothing: its bytes can be restored all the same
     }
-    const removed = new Map(space.arms);
-    this.#disarm(space, [...removed.values()]);
-    for (const thread of [...space.threads]) {
+    for (const thread of space.threads) {
       thread.process.role = 'leaving';
-      if (!thread.running) this.#settle(thread, removed);
+      if (!thread.running) this.#takeBack(thread);
     }
+    this.#disarm(space, [...space.arms.values()]);
     const helper = [...space.threads].find((t) => !t.running);
     if (helper !== undefined && space.areas.length > 0) {
       this.#remote.unmap(helper, space.areas);
@@ -209,30 +212,41 @@ export class Arming {
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
   }
 
+  /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
+  #takeBack(thread: Thread): void {
+    if (thread.activity.kind !== 'handlers') return;
+    const { arm, phase } = thread.activity;
+    if (!this.endHit(thread)) return;
+    if (phase === 'pre') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
+    thread.pending = PLAIN_STOP;
+  }
+
   /** A thread that ran into a breakpoint which is gone now: back to its instruction. */
   #settle(thread: Thread, removed: ReadonlyMap<number, Arm>): void {
     const { scratch } = this.tracees;
-    const withHandlers = thread.activity.kind === 'handlers' ? thread.activity.phase : undefined;
-    if (withHandlers !== undefined) this.abandonHit(thread);
-    if (!ptrace.getRegs(thread.tid, scratch.address)) return;
+    // its ip is set when its handlers have been called
+    if (thread.activity.kind === 'handlers' || !ptrace.getRegs(thread.tid, scratch.address)) return;
     const before = Number(scratch.regs[REG.ip]) - 1;
     const arm = removed.get(before);
     if (arm === undefined) return;
-    if (withHandlers === 'pre' || this.#stoppedByBreakpoint(thread, arm)) {
+    if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
       thread.pending = PLAIN_STOP;
     } else if (this.#trapQueued(thread)) {
-      // the trap is queued behind the stop that we asked for: let it come out, or it would kill once we are gone
-      if (ptrace.cont(thread.tid, 0) && this.tracees.bell.reap(thread.tid) === thread.tid) {
-        const { status } = this.tracees.bell;
-        if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
-        thread.pending = status;
-        if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
-          ptrace.pokeUser(thread.tid, USER_IP, before);
-          thread.pending = PLAIN_STOP;
-        }
-      }
+      this.#letTrapOut(thread, before);
     }
+  }
+
+  /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
+  #letTrapOut(thread: Thread, address: number): void {
+    const { bell } = this.tracees;
+    if (!ptrace.cont(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) return;
+    const { status } = bell;
+    if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
+    thread.pending = status;
+    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap) return;
+    ptrace.pokeUser(thread.tid, USER_IP, address);
+    thread.pending = PLAIN_STOP;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
@@ -248,11 +262,14 @@ export class Arming {
 
   #trapQueued(thread: Thread): boolean {
     const { scratch } = this.tracees;
-    // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
-    scratch.word[0] = 0n;
-    scratch.word[1] = 1n << 32n;
-    if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-    return scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL;
+    for (let at = 0; at < MOST_QUEUED; at++) {
+      // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
+      scratch.word[0] = BigInt(at);
+      scratch.word[1] = 1n << 32n;
+      if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
+      if (scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL) return true;
+    }
+    return false;
   }
 
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */

@@ -2,7 +2,19 @@
 import { futexWake } from '../../linux/futex.js';
 import { ptrace } from '../../linux/ptrace.js';
 import type { Arm } from './address-space.js';
-import { AWAKE, FIELD, FP, PHASE, SLOTS, STATE, VERDICT, WORD, type Mailbox } from './mailbox.js';
+import {
+  AWAKE,
+  FIELD,
+  FP,
+  PHASE,
+  SLOTS,
+  STATE,
+  VERDICT,
+  WORD,
+  replySlot,
+  replyVerdict,
+  type Mailbox,
+} from './mailbox.js';
 import { IDLE, type Thread } from './thread.js';
 
 export interface HitReply {
@@ -10,6 +22,8 @@ export interface HitReply {
   readonly arm: Arm;
   readonly phase: 'pre' | 'post';
   readonly skip: boolean;
+  /** The handlers have written registers. */
+  readonly changed: boolean;
   /** Address of the registers as the handlers left them, and the index of the slot they are in. */
   readonly slot: number;
 }
@@ -25,7 +39,7 @@ export class Hits {
     private readonly wake: () => void,
   ) {}
 
-  /** The handlers' thread was looking for the last hit on its own CPU: the reply is worth a short busy wait. */
+  /** The handlers' thread was looking for the last hit on a CPU of its own: the reply is worth a short busy wait. */
   replyImminent = false;
 
   get outstanding(): number {
@@ -46,7 +60,6 @@ export class Hits {
     words[FIELD.tid] = thread.tid;
     words[FIELD.phase] = phase === 'pre' ? PHASE.pre : PHASE.post;
     words[FIELD.memFd] = thread.process.space.memory.fd;
-    words[FIELD.verdict] = VERDICT.run;
     words[FIELD.fp] = FP.none;
     this.mailbox.time(slot)[0] = process.hrtime.bigint();
     Atomics.store(words, FIELD.state, STATE.posted);
@@ -62,25 +75,25 @@ export class Hits {
   /** The next hit that came back, or undefined. */
   takeReply(): HitReply | undefined {
     for (;;) {
-      const slot = this.mailbox.takeReply();
-      if (slot < 0) return undefined;
-      const thread = this.#waiting.get(slot);
-      const words = this.mailbox.slot(slot);
-      const abandoned = Atomics.load(words, FIELD.state) !== STATE.done;
-      Atomics.store(words, FIELD.state, STATE.free);
+      const reply = this.mailbox.takeReply();
+      if (reply < 0) return undefined;
+      const slot = replySlot(reply);
+      const verdict = replyVerdict(reply);
       this.#free.push(slot);
-      if (abandoned || thread === undefined || thread.activity.kind !== 'handlers') continue;
+      const thread = this.#waiting.get(slot);
+      if ((verdict & VERDICT.done) === 0 || thread === undefined || thread.activity.kind !== 'handlers')
+        continue;
       this.#waiting.delete(slot);
       const { arm, phase } = thread.activity;
       thread.activity = IDLE;
-      return { thread, arm, phase, skip: words[FIELD.verdict] === VERDICT.skip, slot };
+      const skip = (verdict & VERDICT.skip) !== 0;
+      return { thread, arm, phase, skip, changed: (verdict & VERDICT.changed) !== 0, slot };
     }
   }
 
   /** Whether a reply is there, without taking it. */
   get replied(): boolean {
-    const { words } = this.mailbox;
-    return words[WORD.replyHead] !== Atomics.load(words, WORD.replyTail);
+    return this.mailbox.replied;
   }
 
   /** Take a hit back from the handlers. False when they have just finished it: its reply is on the way. */

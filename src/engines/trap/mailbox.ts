@@ -10,7 +10,13 @@ import { mapRegion, regionAt, type Region } from '../../linux/memory.js';
 export const SLOTS = 1024;
 /** Counters for uprobes without handlers. */
 export const COUNTERS = 1 << 20;
-const RING_SIZE = 2048; // > SLOTS: a ring can never be full
+const INDEX_BITS = 10; // SLOTS
+const RING_BITS = 11; // twice SLOTS: a ring can never be full
+const RING_SIZE = 1 << RING_BITS;
+/** A ring's entry: an index and a verdict, and above them the round. */
+const VALUE_BITS = 14;
+const VALUE_MASK = (1 << VALUE_BITS) - 1;
+const LAST_ROUND = 0x1_ffff;
 const SLOT_BYTES = 1024;
 const SLOT_REGS = 128;
 const SLOT_FPREGS = 384;
@@ -23,18 +29,21 @@ const LENGTH = COUNTERS_AT + COUNTERS * 8;
 
 export const REG_WORDS = 27;
 
-/** Words of the header. The first two are the bell's. */
+/**
+ * Words of the header. The first two are the bell's. What one side writes at every hit has a cache line (16 words) of its
+ * own: a line that goes from one CPU to the other and back costs as much as a system call.
+ */
 export const WORD = {
   bell: 0,
   tracerSleeps: 1,
   tracerTid: 2,
-  handlersAwake: 3,
-  closeRequested: 4,
-  closed: 5,
-  postHead: 16,
-  postTail: 32,
-  replyHead: 48,
-  replyTail: 64,
+  closeRequested: 3,
+  closed: 4,
+  handlersAwake: 16,
+  postHead: 32,
+  postTail: 48,
+  replyHead: 64,
+  replyTail: 80,
 } as const;
 
 /** Why the tracer's bell rings. */
@@ -44,11 +53,12 @@ export const REASON = { reply: 1, command: 2, floatRegs: 4 } as const;
 export const AWAKE = { no: 0, yes: 1, napping: 2 } as const;
 
 /** Words of a slot. */
-export const FIELD = { state: 0, siteId: 1, pid: 2, tid: 3, phase: 4, memFd: 5, verdict: 6, fp: 7 } as const;
+export const FIELD = { state: 0, siteId: 1, pid: 2, tid: 3, phase: 4, memFd: 5, fp: 6 } as const;
 export const STATE = { free: 0, posted: 1, running: 2, done: 3, abandoned: 4 } as const;
 export const FP = { none: 0, wanted: 1, ready: 2, failed: 3 } as const;
 export const PHASE = { pre: 0, post: 1 } as const;
-export const VERDICT = { run: 0, skip: 1 } as const;
+/** What handlers say of a hit: bits. None of them where they were too late, and the hit had been taken back. */
+export const VERDICT = { done: 1, skip: 2, changed: 4 } as const;
 
 export class Mailbox {
   readonly address: number;
@@ -126,28 +136,46 @@ export class Mailbox {
   post(index: number): void {
     this.#push(this.#postRing, WORD.postTail, index);
   }
+  /** The next slot, or -1. */
   takePost(): number {
-    return this.#pop(this.#postRing, WORD.postHead, WORD.postTail);
+    return this.#pop(this.#postRing, WORD.postHead);
   }
   /** Handlers → tracer. */
-  reply(index: number): void {
-    this.#push(this.#replyRing, WORD.replyTail, index);
+  reply(index: number, verdict: number): void {
+    this.#push(this.#replyRing, WORD.replyTail, index | (verdict << INDEX_BITS));
   }
+  /** The next reply, or -1: `replySlot` and `replyVerdict` say what is in it. */
   takeReply(): number {
-    return this.#pop(this.#replyRing, WORD.replyHead, WORD.replyTail);
+    return this.#pop(this.#replyRing, WORD.replyHead);
+  }
+  /** Whether there is one. */
+  get replied(): boolean {
+    return this.#entry(this.#replyRing, this.words[WORD.replyHead]!) >= 0;
   }
 
-  #push(ring: Int32Array, tailWord: number, index: number): void {
+  /*
+   * An entry carries the round of the ring it was written in, so that whoever waits for it looks at it alone: a tail
+   * to look at besides would be another cache line on its way between the CPUs at every hit.
+   */
+  #push(ring: Int32Array, tailWord: number, value: number): void {
     const tail = this.words[tailWord]!;
-    ring[tail & (RING_SIZE - 1)] = index;
-    Atomics.store(this.words, tailWord, (tail + 1) | 0);
+    this.words[tailWord] = (tail + 1) | 0;
+    Atomics.store(ring, tail & (RING_SIZE - 1), value | (roundOf(tail) << VALUE_BITS));
   }
-  /** The next index, or -1. */
-  #pop(ring: Int32Array, headWord: number, tailWord: number): number {
+  #pop(ring: Int32Array, headWord: number): number {
     const head = this.words[headWord]!;
-    if (head === Atomics.load(this.words, tailWord)) return -1;
-    const index = ring[head & (RING_SIZE - 1)]!;
-    this.words[headWord] = (head + 1) | 0;
-    return index;
+    const value = this.#entry(ring, head);
+    if (value >= 0) this.words[headWord] = (head + 1) | 0;
+    return value;
+  }
+  #entry(ring: Int32Array, head: number): number {
+    const entry = Atomics.load(ring, head & (RING_SIZE - 1));
+    return entry >>> VALUE_BITS === roundOf(head) ? entry & VALUE_MASK : -1;
   }
 }
+
+/** The round that a position of a ring is in, from 1 on, since rings begin with zeros; it repeats after 2^17 - 1. */
+const roundOf = (position: number): number => ((position >>> RING_BITS) % LAST_ROUND) + 1;
+
+export const replySlot = (reply: number): number => reply & (SLOTS - 1);
+export const replyVerdict = (reply: number): number => reply >> INDEX_BITS;

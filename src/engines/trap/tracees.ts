@@ -26,6 +26,7 @@ export const REG = {
   di: 14,
   origAx: 15,
   ip: 16,
+  flags: 18,
   sp: 19,
 } as const;
 export const SIGINFO_BYTES = 128;
@@ -87,6 +88,9 @@ class Scratch {
   }
 }
 
+/** Offset in struct user, for PTRACE_POKEUSER. */
+export const USER_IP = REG.ip * 8;
+
 export const exited = (status: number): boolean => (status & 0x7f) === 0;
 export const killed = (status: number): boolean => (status & 0x7f) !== 0 && (status & 0xff) !== 0x7f;
 export const stopSignal = (status: number): number => (status >>> 8) & 0xff;
@@ -110,9 +114,9 @@ export class Tracees {
     readonly listener: StopListener,
   ) {}
 
-  /** Take one event if there is one, or wait up to `timeout` ms for it. False when there was none. */
-  take(timeout: number | undefined): boolean {
-    const tid = this.bell.next(timeout);
+  /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
+  take(timeout: number | undefined, unless?: () => boolean): boolean {
+    const tid = this.bell.next(timeout, unless);
     if (tid <= 0) return false;
     this.#dispatch(tid, this.bell.status);
     return true;
@@ -351,6 +355,7 @@ export class Tracees {
 
   /** Resume. `signal`: delivered now, where the thread is in the stop before its delivery. */
   resume(thread: Thread, signal = 0): void {
+    if (signal === 0 && this.#keptStopped(thread)) return;
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
@@ -359,16 +364,41 @@ export class Tracees {
     else ptrace.cont(thread.tid, signal);
   }
 
+  /** Resume at another address. */
+  resumeAt(thread: Thread, ip: number): void {
+    const { space } = thread.process;
+    if (space.frozen === 0 && !space.traceSyscalls && thread.activity.kind === 'none') {
+      thread.savedInfo = undefined;
+      thread.running = true;
+      ptrace.pokeUserAndCont(thread.tid, USER_IP, ip);
+    } else if (ptrace.pokeUser(thread.tid, USER_IP, ip)) {
+      this.resume(thread);
+    }
+  }
+
+  /** A thread that could go on while all of its memory must stand still goes on with the others. */
+  #keptStopped(thread: Thread): boolean {
+    if (thread.process.space.frozen === 0) return false;
+    thread.pending = PLAIN_STOP;
+    return true;
+  }
+
   step(thread: Thread): void {
+    if (this.#keptStopped(thread)) return;
     thread.savedInfo = undefined;
     thread.running = true;
     ptrace.step(thread.tid, 0);
   }
 
-  /** In group-stop: stay stopped, and tell us of SIGCONT. */
+  /**
+   * In group-stop: stay stopped, and tell us of SIGCONT. A thread that was made to do something for us meanwhile is not in
+   * that stop any more (EIO): it is sent back into it, and will be reported once more.
+   */
   listen(thread: Thread): void {
     thread.running = true;
-    ptrace.listen(thread.tid);
+    if (ptrace.listen(thread.tid)) return;
+    thread.interrupted = ptrace.interruptIfThere(thread.tid);
+    ptrace.cont(thread.tid, 0);
   }
 
   /** Let one stopped thread go for good. */

@@ -10,7 +10,9 @@ import type { TracerInit } from './tracer-worker.js';
 const port = parentPort;
 if (port === null) throw new Error('tracer-thread.js is the worker of the trap engine, not a program');
 
-const { mailbox: address } = workerData as TracerInit;
+const { mailbox: address, loaded } = workerData as TracerInit;
+Atomics.store(loaded, 0, 1);
+Atomics.notify(loaded, 0);
 Atomics.wait(address, 0, 0n);
 const mailbox = Mailbox.open(Number(address[0]));
 const answer = (message: Answer): void => port.postMessage(message);

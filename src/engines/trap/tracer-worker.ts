@@ -4,9 +4,11 @@
  */
 import { Worker } from 'node:worker_threads';
 
-/** One 64-bit word: the address of the mailbox, 0 until there is one. The thread waits for it. */
 export interface TracerInit {
+  /** One word: the address of the mailbox, 0 until there is one. The thread waits for it. */
   readonly mailbox: BigInt64Array;
+  /** One word: 1 when the thread has loaded its code. */
+  readonly loaded: Int32Array;
 }
 
 export interface TracerThread {
@@ -14,6 +16,9 @@ export interface TracerThread {
   /** Let it begin. */
   start(mailboxAddress: number): void;
 }
+
+/** How long loading may take at most before an exit of the process waits no more, ms. */
+const LOADING_MS = 5000;
 
 let early: TracerThread | undefined;
 
@@ -30,13 +35,18 @@ export function takeTracer(): TracerThread {
 
 function makeThread(): TracerThread {
   const mailbox = new BigInt64Array(new SharedArrayBuffer(8));
-  const workerData: TracerInit = { mailbox };
+  const loaded = new Int32Array(new SharedArrayBuffer(4));
+  const workerData: TracerInit = { mailbox, loaded };
   const worker = new Worker(new URL('./tracer-thread.js', import.meta.url), {
     workerData,
     execArgv: [],
     name: 'uprobe-tracer',
   });
   worker.unref();
+  // Node aborts when a process exits while one of its threads is loading a native addon
+  const waitUntilLoaded = (): void => void Atomics.wait(loaded, 0, 0, LOADING_MS);
+  process.on('exit', waitUntilLoaded);
+  worker.on('exit', () => process.off('exit', waitUntilLoaded));
   return {
     worker,
     start: (address) => {

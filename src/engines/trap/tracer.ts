@@ -12,7 +12,7 @@ import { NR } from '../../linux/numbers.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import type { Arm } from './address-space.js';
-import { Arming, USER_IP } from './arming.js';
+import { Arming } from './arming.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
@@ -23,6 +23,7 @@ import {
   PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
+  USER_IP,
   Tracees,
   exited,
   killed,
@@ -38,12 +39,14 @@ const GROUP_STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, 
 const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
 /** Everything but what the instruction itself may raise: blocked while a thread is stepped out of its slot. */
 const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~(1n << BigInt(s - 1)), 0xffff_ffff_ffff_ffffn);
-const TRAP_FLAG = 0x100;
+const TRAP_FLAG = 0x100n;
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
 const SPIN_MS = 0.05;
 /** How long to sleep for a reply without looking at events, ms: all that could come is that a target is killed. */
 const NAP_MS = 5;
+/** How long the reply of handlers that have finished may take, ms: it is being written. */
+const REPLY_MS = 100;
 const CLOSE_TIMEOUT = 3000;
 
 interface Registered {
@@ -71,9 +74,7 @@ export class Tracer implements StopListener {
     this.#spins = cpus > 1;
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
-    this.#arming = new Arming(this.#tracees, (thread) =>
-      this.#missed(thread, 'the probe was removed while the hit waited'),
-    );
+    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread));
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
@@ -92,17 +93,15 @@ export class Tracer implements StopListener {
     for (;;) {
       this.#takeReplies();
       const reasons = this.#rung();
-      if ((reasons & REASON.floatRegs) !== 0) this.#hits.serveFloatRegs();
-      if ((reasons & REASON.command) !== 0) {
+      if (reasons !== 0) {
+        if ((reasons & REASON.floatRegs) !== 0) this.#hits.serveFloatRegs();
+        if ((reasons & REASON.command) === 0) continue;
         if (Atomics.load(this.mailbox.words, WORD.closeRequested) === 1 || !this.#commands()) break;
-      }
-      if (reasons !== 0) continue;
-      if (this.#hits.outstanding === 0) {
+      } else if (this.#hits.outstanding === 0) {
         this.#tracees.take(undefined);
       } else if (!this.#lookForReply()) {
         this.#expire();
-        if (this.#tracees.quiet) this.#tracees.bell.nap(Math.min(NAP_MS, this.#hits.nextDeadline() ?? 0));
-        else this.#tracees.take(this.#hits.nextDeadline());
+        this.#sleepForReply();
       }
     }
   }
@@ -113,20 +112,29 @@ export class Tracer implements StopListener {
     return reasons;
   }
 
+  readonly #replied = (): boolean => this.#hits.replied;
+
   /** A short busy wait: a handler on another CPU answers in less time than going to sleep takes. */
   #lookForReply(): boolean {
     if (!this.#spins || !this.#hits.replyImminent) return this.#hits.replied;
-    const limit = performance.now() + SPIN_MS;
-    do {
+    for (let limit = 0; ;) {
       for (let i = 0; i < 100; i++) if (this.#hits.replied) return true;
-      if (this.#tracees.takeNow()) return true;
-    } while (performance.now() < limit);
-    return false;
+      if (!this.#tracees.quiet && this.#tracees.takeNow()) return true;
+      const now = performance.now();
+      if (limit === 0) limit = now + SPIN_MS;
+      else if (now > limit) return false;
+    }
+  }
+
+  #sleepForReply(): void {
+    const { bell, quiet } = this.#tracees;
+    if (quiet) bell.nap(Math.min(NAP_MS, this.#hits.nextDeadline() ?? 0), this.#replied);
+    else this.#tracees.take(this.#hits.nextDeadline(), this.#replied);
   }
 
   #takeReplies(): void {
     for (let reply = this.#hits.takeReply(); reply !== undefined; reply = this.#hits.takeReply())
-      this.#replied(reply);
+      this.#takeReply(reply);
   }
 
   // ---- commands
@@ -303,8 +311,9 @@ export class Tracer implements StopListener {
     else this.answer({ kind: 'exited', pid, code: null, signal: status & 0x7f });
   }
 
-  /** Resume, with a signal that was held, if there is one. */
+  /** Resume: with the step it is in the middle of, or with a signal that was held, if there is one. */
   #goOn(thread: Thread): void {
+    if (thread.activity.kind === 'stepping') return this.#tracees.step(thread);
     const held = thread.held.shift();
     if (held === undefined) return this.#tracees.resume(thread);
     thread.savedInfo = held.info;
@@ -353,10 +362,25 @@ export class Tracer implements StopListener {
     const address = Number(regs[REG.ip]) - 1;
     const arm = space.arms.get(address);
     if (arm === undefined) return this.#strangeTrap(thread, address);
-    // one byte behind a one-byte instruction a thread may be for other reasons
-    if (arm.template.length === 1 && !this.#arming.breakpointInfo(thread))
-      return this.#tracees.resume(thread, SIG.trap);
+    if (arm.template.length > 1) return this.#hit(thread, arm, slot);
+    // one byte behind a one-byte instruction a thread may be for other reasons: a step of its own, a signal sent to it
+    const stepsItself = (regs[REG.flags]! & TRAP_FLAG) !== 0n;
+    if (slot >= 0 && !stepsItself && this.#onlyHandlers(thread, arm))
+      return this.#hitToBeConfirmed(thread, arm, slot);
+    if (this.#arming.breakpointInfo(thread)) this.#hit(thread, arm, slot);
+    else this.#tracees.resume(thread, SIG.trap);
+  }
+
+  /**
+   * The kernel is asked what the stop was for while the handlers run, which saves a tenth of the hit. Should somebody have
+   * sent SIGTRAP to the thread at this very place, its registers and its signal are as they were; the handlers' call is
+   * for nothing.
+   */
+  #hitToBeConfirmed(thread: Thread, arm: Arm, slot: number): void {
     this.#hit(thread, arm, slot);
+    if (this.#arming.breakpointInfo(thread)) return;
+    this.#hits.drop(thread);
+    this.#tracees.resume(thread, SIG.trap);
   }
 
   /** A breakpoint that was taken out since the thread ran into it, or no breakpoint of ours. */
@@ -369,11 +393,19 @@ export class Tracer implements StopListener {
     this.#tracees.resume(thread, SIG.trap);
   }
 
+  /** Not a child's that shares the memory for a while. */
+  #isOwners(thread: Thread): boolean {
+    return thread.process === thread.process.space.owner;
+  }
+
+  #onlyHandlers(thread: Thread, { want }: Arm): boolean {
+    return want?.handlers === true && want.counters.length === 0 && this.#isOwners(thread);
+  }
+
   #hit(thread: Thread, arm: Arm, slot: number): void {
     this.#cpu.hit(thread);
     const { want } = arm;
-    if (want === undefined || thread.process !== thread.process.space.owner)
-      return this.#runDisplaced(thread, arm);
+    if (want === undefined || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
     for (const counter of want.counters) this.mailbox.counters[counter]!++;
     if (!want.handlers) return this.#runDisplaced(thread, arm);
     if (slot < 0) {
@@ -387,13 +419,13 @@ export class Tracer implements StopListener {
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    ptrace.pokeUser(thread.tid, USER_IP, arm.slot);
-    this.#continueInSlot(thread, arm);
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    this.#goOnAt(thread, arm.slot);
   }
 
-  #continueInSlot(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
-    this.#goOn(thread);
+  #goOnAt(thread: Thread, ip: number): void {
+    if (thread.held.length === 0) this.#tracees.resumeAt(thread, ip);
+    else if (ptrace.pokeUser(thread.tid, USER_IP, ip)) this.#goOn(thread);
   }
 
   /** Whether the system call that the linker is about to make concerns executable memory. */
@@ -404,17 +436,16 @@ export class Tracer implements StopListener {
     return (scratch.regs[REG.dx]! & PROT_EXEC) !== 0n && BigInt.asIntN(32, scratch.regs[REG.r8]!) >= 0n;
   }
 
-  #replied(reply: HitReply): void {
-    const { thread, arm, phase, skip, slot } = reply;
+  #takeReply(reply: HitReply): void {
+    const { thread, arm, phase, skip, changed, slot } = reply;
     const regs = this.mailbox.regs(slot);
-    const address = this.mailbox.regsAddress(slot);
     const armed = thread.process.space.arms.get(arm.address) === arm;
     // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
-    const runs = phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
-    if (runs && armed) regs[REG.ip] = BigInt(arm.slot);
-    if (!ptrace.setRegs(thread.tid, address)) return;
-    if (!runs || !armed) return this.#goOn(thread);
-    if (arm.want?.post !== true) return this.#continueInSlot(thread, arm);
+    const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
+    if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
+    if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
+    if (arm.want?.post !== true) return this.#runDisplaced(thread, arm);
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
   }
@@ -451,7 +482,8 @@ export class Tracer implements StopListener {
   #clearPushedTrapFlag(thread: Thread, sp: number): void {
     const { fd } = thread.process.space.memory;
     const flags = readMemory(fd, sp, 2);
-    if (flags !== undefined) writeMemory(fd, sp, Uint8Array.of(flags[0]!, flags[1]! & ~(TRAP_FLAG >> 8)));
+    if (flags !== undefined)
+      writeMemory(fd, sp, Uint8Array.of(flags[0]!, flags[1]! & ~Number(TRAP_FLAG >> 8n)));
   }
 
   /** A signal about to be delivered. A thread inside a slot must not be seen there by the program. */
@@ -523,6 +555,16 @@ export class Tracer implements StopListener {
         this.#goOn(thread);
       }
     }
+  }
+
+  /** The process is being left: true when the handlers have not finished, and what they do now is for nothing. */
+  #endHit(thread: Thread): boolean {
+    if (this.#missed(thread, 'the probe was removed while the hit waited')) return true;
+    const limit = performance.now() + REPLY_MS;
+    while (thread.activity.kind === 'handlers' && performance.now() < limit) this.#takeReplies();
+    if (thread.activity.kind !== 'handlers') return false;
+    this.#hits.drop(thread);
+    return true;
   }
 
   /** Where a thread whose post handlers are given up goes on: its own ip, translated out of the slot. */

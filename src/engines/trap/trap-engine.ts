@@ -17,8 +17,14 @@ import { takeTracer } from './tracer-worker.js';
 
 /** How long to look for the next hit, ms, before sleeping for it: a wake-up costs as much. */
 const SPIN_MS = 0.1;
-/** How long to sleep for the next hit, ms, before going back to the event loop, which is slower to wake. */
-const NAP_MS = 0.5;
+/**
+ * How long to sleep for the next hit, ms, before going back to the event loop, which is slower to wake. More than the
+ * kernel's tick of mostly 4 ms: a timer that comes sooner makes it set the clock anew twice a hit, which on a virtual
+ * machine costs as much as the hit.
+ */
+const NAP_MS = 5;
+/** Hits that come faster, on an average, are waited for, ms. */
+const FAST_MS = 0.2;
 /** How long hits may keep the event loop waiting at a stretch, ms. */
 const STRETCH_MS = 2;
 const CLOSE_TIMEOUT = 5000;
@@ -53,6 +59,7 @@ class Trap implements TrapEngine {
   /** Uprobes of the engine by site. */
   readonly #consumers = new Map<number, readonly Consumer[]>();
   readonly #spins = availableParallelism() > 1;
+  readonly #rhythm = new Rhythm();
   #nextCommand = 1;
   #nextCounter = 0;
   #bell: Bell | undefined;
@@ -291,32 +298,36 @@ class Trap implements TrapEngine {
     const stretch = performance.now() + STRETCH_MS;
     for (;;) {
       let index = this.#mailbox.takePost();
-      if (index < 0) index = this.#linger();
-      if (index >= 0) {
-        this.#handle(index);
-        if (performance.now() < stretch) continue;
+      if (index < 0 && this.#rhythm.isFast) index = this.#linger();
+      if (index < 0) {
+        Atomics.store(words, WORD.handlersAwake, AWAKE.no);
+        // a hit posted between the last look and the store did not wake us
+        index = this.#mailbox.takePost();
+        if (index < 0) return;
+        Atomics.store(words, WORD.handlersAwake, AWAKE.yes);
+      }
+      const now = performance.now();
+      this.#rhythm.hit(now);
+      this.#handle(index);
+      if (now > stretch) {
         setImmediate(() => this.#serve());
         return;
       }
-      Atomics.store(words, WORD.handlersAwake, AWAKE.no);
-      // a hit posted between the last look and the store did not wake us
-      index = this.#mailbox.takePost();
-      if (index < 0) return;
-      Atomics.store(words, WORD.handlersAwake, AWAKE.yes);
-      this.#handle(index);
     }
   }
 
   /** Wait a little for the next hit: where targets are busy it comes sooner than the event loop could turn. */
   #linger(): number {
     const { words } = this.#mailbox;
-    const limit = performance.now() + (this.#spins ? SPIN_MS : 0);
-    do {
-      for (let i = 0; i < 50; i++) {
-        const index = this.#mailbox.takePost();
-        if (index >= 0) return index;
-      }
-    } while (performance.now() < limit);
+    if (this.#spins) {
+      const limit = performance.now() + SPIN_MS;
+      do {
+        for (let i = 0; i < 50; i++) {
+          const index = this.#mailbox.takePost();
+          if (index >= 0) return index;
+        }
+      } while (performance.now() < limit);
+    }
     Atomics.store(words, WORD.handlersAwake, AWAKE.napping);
     let index = this.#mailbox.takePost();
     if (index < 0) {
@@ -329,13 +340,29 @@ class Trap implements TrapEngine {
 
   #handle(index: number): void {
     const words = this.#mailbox.slot(index);
+    let verdict = 0;
     if (Atomics.compareExchange(words, FIELD.state, STATE.posted, STATE.running) === STATE.posted) {
-      const { skip } = this.sink.hit(this.#hit.begin(index));
-      words[FIELD.verdict] = skip ? VERDICT.skip : VERDICT.run;
-      Atomics.compareExchange(words, FIELD.state, STATE.running, STATE.done);
+      const { skip, changed } = this.sink.hit(this.#hit.begin(index));
+      if (Atomics.compareExchange(words, FIELD.state, STATE.running, STATE.done) === STATE.running)
+        verdict = VERDICT.done | (skip ? VERDICT.skip : 0) | (changed ? VERDICT.changed : 0);
     }
-    this.#mailbox.reply(index);
-    this.#ring(REASON.reply);
+    this.#mailbox.reply(index, verdict);
+    // one that is awake looks at the replies before it sleeps
+    if (this.#bell === undefined || this.#bell.waiterSleeps) this.#ring(REASON.reply);
+  }
+}
+
+/** How fast hits follow each other: whether the next one is worth waiting for. */
+class Rhythm {
+  #last = 0;
+  #gap = FAST_MS * 4;
+
+  hit(now: number): void {
+    this.#gap += (Math.min(now - this.#last, FAST_MS * 4) - this.#gap) / 4;
+    this.#last = now;
+  }
+  get isFast(): boolean {
+    return this.#gap < FAST_MS;
   }
 }
 
