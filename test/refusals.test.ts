@@ -7,7 +7,7 @@ import { pathToFileURL } from 'node:url';
 import { unregisterUprobe, type Uprobe } from 'uprobe';
 import { repositoryRoot, temporaryDirectory } from './helpers/compile.js';
 
-/** Words in quotes that look like codes and are none: kinds, names of packages and threads. */
+/** Words in quotes that look like codes and are none: kinds, names of packages, threads and processors. */
 const NO_CODES = new Set([
   'build-id',
   'mapping-call',
@@ -16,6 +16,9 @@ const NO_CODES = new Set([
   'signal-exit',
   'uprobe-doctor',
   'uprobe-tracer',
+  'x86-64-v2',
+  'x86-64-v3',
+  'x86-64-v4',
 ]);
 
 const sourcesIn = (directory: string): string =>

@@ -21,6 +21,9 @@ function stemOf(name: string): string | undefined {
 const isMuslLibc = (wanted: string, name: string): boolean =>
   wanted === 'libc' && /^ld-musl-[\w]+\.so\.1$/.test(name);
 
+/** ldso/dynlink.c, `reserved`: names that musl takes for itself, whatever lies in the directories. */
+export const isOfMusl = (name: string): boolean => /^lib(?:c|pthread|rt|m|dl|util|xnet)(?:\.|$)/.test(name);
+
 /** Version numbers of a soname for sorting, the highest first. */
 export function byVersion(a: string, b: string): number {
   const left = versionOf(a);

@@ -1,14 +1,11 @@
-/**
- * The search of a dynamic linker: ld.so(8) for glibc, ldso/dynlink.c for musl. Per-processor variants
- * (glibc-hwcaps) are taken only from where a process already maps them: what a program that is not yet running would
- * choose depends on its linker's view of the processor.
- */
+/** The search of a dynamic linker: ld.so(8) for glibc, ldso/dynlink.c for musl. */
 import { dirname, resolve as resolvePath } from 'node:path';
 import { UprobeError } from '../base/errors.js';
 import { ElfImage } from '../elf/image.js';
-import { parseLdCache } from '../elf/ld-cache.js';
+import { parseLdCache, type LdCacheEntry } from '../elf/ld-cache.js';
 import type { FileView } from './file-view.js';
-import { byVersion, isSoname, nameMatcher } from './library-name.js';
+import { hwcapsLevels } from './hwcaps.js';
+import { byVersion, isOfMusl, isSoname, nameMatcher } from './library-name.js';
 import type { OpenedFile } from './opened-file.js';
 
 export interface SearchContext {
@@ -66,8 +63,17 @@ class Search implements LibrarySearch {
   }
 
   find(name: string): OpenedFile | undefined {
-    if (isSoname(name)) return this.#preloaded(name) ?? this.#locate(name, this.#program);
-    return this.#preloaded(name) ?? this.#needed(name) ?? this.#anyVersion(name);
+    const loaded = this.#preloaded(name) ?? this.#linker(name) ?? this.#needed(name);
+    if (loaded !== undefined) return loaded;
+    return isSoname(name) ? this.#locate(name, this.#program) : this.#anyVersion(name);
+  }
+
+  /** The program's dynamic linker itself; for musl that is the C library, too, under whatever name a program asks for it. */
+  #linker(name: string): OpenedFile | undefined {
+    const interp = this.#context.program?.image.interp;
+    if (interp === undefined) return undefined;
+    const isMeant = nameMatcher(name)(interp.slice(interp.lastIndexOf('/') + 1));
+    return isMeant || (this.#isMusl && isOfMusl(name)) ? this.#openLibrary(interp) : undefined;
   }
 
   /** LD_PRELOAD comes before everything else; its elements are paths or sonames. */
@@ -83,11 +89,8 @@ class Search implements LibrarySearch {
   }
 
   /** What the program and its libraries need, breadth first, as the linker loads them. */
-  #needed(stem: string): OpenedFile | undefined {
-    const matches = nameMatcher(stem);
-    const interp = this.#context.program?.image.interp;
-    if (interp !== undefined && matches(interp.slice(interp.lastIndexOf('/') + 1)))
-      return this.#openLibrary(interp);
+  #needed(name: string): OpenedFile | undefined {
+    const matches = nameMatcher(name);
     const queue: Requester[] = this.#program === undefined ? [] : [this.#program];
     const seen = new Set<string>();
     for (let at = 0; at < queue.length && seen.size < MOST_LIBRARIES; at++) {
@@ -138,7 +141,7 @@ class Search implements LibrarySearch {
   *#candidates(soname: string, by: Requester | undefined): Generator<string> {
     const ld = this.#context.env['LD_LIBRARY_PATH'];
     const origin = by?.origin ?? '/';
-    const inDirs = (dirs: readonly string[]): string[] => dirs.map((dir) => `${dir}/${soname}`);
+    const inDirs = (dirs: readonly string[]): string[] => this.#inDirectories(dirs, soname);
     if (this.#isMusl) {
       yield* inDirs([...this.#searchPath(ld, origin), ...this.#searchPath(by?.rpath ?? by?.runpath, origin)]);
       yield* inDirs(this.#muslDirs());
@@ -152,6 +155,13 @@ class Search implements LibrarySearch {
     yield* inDirs(this.#searchPath(by?.runpath, origin));
     yield* this.#cached().get(soname) ?? [];
     yield* inDirs(GLIBC_DIRS);
+  }
+
+  /** In each directory first where it keeps libraries for better processors. */
+  #inDirectories(directories: readonly string[], soname: string): string[] {
+    const levels = this.#isMusl ? [] : hwcapsLevels();
+    const below = [...levels.map((level) => `glibc-hwcaps/${level}/${soname}`), soname];
+    return directories.flatMap((directory) => below.map((path) => `${directory}/${path}`));
   }
 
   /** The directories of a search path, dynamic string tokens replaced. An empty element is the current directory. */
@@ -213,14 +223,18 @@ export function parseQuietly(file: OpenedFile): ElfImage | undefined {
   }
 }
 
-/** Paths by soname, in the cache's order. */
+/** Paths by soname: those for the best processor first that this one is as good as, else in the cache's order. */
 function cachePaths(bytes: Uint8Array): Map<string, string[]> {
+  const ranks = [...hwcapsLevels(), undefined];
+  const entries = parseLdCache(bytes).filter((e) => ranks.includes(e.hwcapsName) && !needsOldHwcap(e));
   const paths = new Map<string, string[]>();
-  for (const entry of parseLdCache(bytes)) {
-    if (entry.hwcap !== 0n) continue;
+  for (const entry of entries.toSorted((a, b) => ranks.indexOf(a.hwcapsName) - ranks.indexOf(b.hwcapsName))) {
     const known = paths.get(entry.soname);
     if (known === undefined) paths.set(entry.soname, [entry.path]);
     else known.push(entry.path);
   }
   return paths;
 }
+
+/** The scheme before glibc-hwcaps, which glibc 2.37 dropped; on x86-64 nobody used it. */
+const needsOldHwcap = (e: LdCacheEntry): boolean => e.hwcap !== 0n && e.hwcapsName === undefined;

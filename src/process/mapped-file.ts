@@ -17,10 +17,18 @@ export const baseName = (path: string): string => path.slice(path.lastIndexOf('/
 export function openMapped(pid: number, m: Mapping, view: FileView): OpenedFile | undefined {
   const views = m.deleted ? [] : view === ourView ? [view] : [view, ourView];
   const named = views.map((v) => v.open(m.path)).filter((file) => file !== undefined);
-  const chosen =
-    named.find((file) => file.ino === m.ino && file.dev === m.dev) ??
-    ourView.open(`/proc/${pid}/map_files/${m.start.toString(16)}-${m.end.toString(16)}`) ??
-    named.find((file) => file.ino === m.ino);
-  for (const file of named) if (file !== chosen) file.close();
+  const known = named.find((file) => sameFile(file, m));
+  const behind = known ? undefined : ourView.open(`/proc/${pid}/map_files/${rangeOf(m)}`);
+  // A path says more than a range of addresses, where both are the same file.
+  const alike = named.find((file) => (behind === undefined ? file.ino === m.ino : sameFile(file, behind)));
+  const chosen = known ?? alike ?? behind;
+  for (const file of [...named, behind]) if (file !== chosen) file?.close();
   return chosen;
 }
+
+interface Identity {
+  readonly dev: bigint;
+  readonly ino: bigint;
+}
+const sameFile = (a: Identity, b: Identity): boolean => a.dev === b.dev && a.ino === b.ino;
+const rangeOf = (m: Mapping): string => `${m.start.toString(16)}-${m.end.toString(16)}`;

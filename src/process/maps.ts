@@ -119,9 +119,18 @@ function unreadable(pid: number, e: unknown): ProcessError {
 /** Stats the file a path means; undefined where it means none. Replaceable, so that the rule can be tested. */
 export type StatFile = (path: string) => { readonly dev: bigint; readonly ino: bigint } | undefined;
 
+/**
+ * Node hands the kernel's unsigned numbers out as signed ones: on overlayfs with xino inode numbers have their highest
+ * bits set, and would not be those in maps.
+ */
+export const identityOf = ({ dev, ino }: { dev: bigint; ino: bigint }): { dev: bigint; ino: bigint } => ({
+  dev: BigInt.asUintN(64, dev),
+  ino: BigInt.asUintN(64, ino),
+});
+
 const statFile: StatFile = (path) => {
   try {
-    return statSync(path, { bigint: true });
+    return identityOf(statSync(path, { bigint: true }));
   } catch {
     return undefined;
   }
@@ -144,7 +153,7 @@ export function mappingsOf(
   return mappings.filter((m) => {
     if (m.ino === 0n) return false;
     if (m.ino === file.ino && m.dev === file.dev) return true;
-    if (m.ino !== file.ino && !samePath(m, file)) return false;
+    if (m.ino !== file.ino && !sameName(m, file)) return false;
     const key = `${m.dev}:${m.ino}:${m.path}`;
     let same = verdicts.get(key);
     if (same === undefined) verdicts.set(key, (same = isBehind(file, m, pid, stat)));
@@ -153,8 +162,10 @@ export function mappingsOf(
 }
 
 // On overlayfs without xino even the inode number can differ (Documentation/filesystems/overlayfs.rst, "Inode
-// properties"); the name is then what suggests to look closer. It decides nothing.
-const samePath = (m: Mapping, file: FileIdentity): boolean => m.path === file.path;
+// properties"); the name is then what suggests to look closer. It decides nothing, and the directories before it may be
+// other ones in the process's root than in ours.
+const sameName = (m: Mapping, file: FileIdentity): boolean => baseName(m.path) === baseName(file.path);
+const baseName = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
 
 /**
  * Does stat(2) say that the mapped file is `file`? /proc/PID/map_files names exactly the mapped inode but needs

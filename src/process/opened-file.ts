@@ -4,6 +4,7 @@
  */
 import { closeSync, constants, fstatSync, openSync, readSync, type BigIntStats } from 'node:fs';
 import { FileError, messageOf } from '../base/errors.js';
+import { identityOf } from './maps.js';
 
 /** What changes when somebody writes to a file. */
 export interface FileStamp {
@@ -33,8 +34,9 @@ export class OpenedFile {
     try {
       const stat = fstatSync(fd, { bigint: true });
       if (!stat.isFile()) throw notRegular(path, stat);
-      this.dev = stat.dev;
-      this.ino = stat.ino;
+      const { dev, ino } = identityOf(stat);
+      this.dev = dev;
+      this.ino = ino;
       this.size = Number(stat.size);
       this.openedAs = stampOf(stat);
     } catch (e) {

@@ -23,7 +23,7 @@ export interface CompileOptions {
   /** After the fixture's own flags, so these win. */
   flags?: readonly string[];
   /** Default: g++ for .cc, else gcc. */
-  compiler?: 'gcc' | 'g++';
+  compiler?: 'gcc' | 'g++' | 'musl-gcc';
   /** Behind the sources: `-lm`, or paths of libraries. */
   libs?: readonly string[];
   /** Where the sources are, from the repository's root; default test/fixtures. */
@@ -100,6 +100,12 @@ export function compileFixture(name: string, options: CompileOptions = {}): stri
   const path = join(directory, output);
   if (!existsSync(path)) build(command, directory, path);
   return path;
+}
+
+/** For `skip`: programs of another C library can be compiled and run only where that is. */
+export function whyNoMusl(): string | false {
+  const { error } = spawnSync('musl-gcc', ['--version'], { stdio: 'ignore' });
+  return error !== undefined && 'musl-gcc is not installed (on Debian: musl-tools)';
 }
 
 /** Other test processes may be compiling the same: the first one there wins, and its inode stays. */

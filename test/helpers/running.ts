@@ -24,6 +24,7 @@ export async function startProgram(
   const shell: ChildProcess = spawn('sh', ['-c', script, 'sh', ...wrapper, program, ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
+  const closed = once(shell, 'close');
   let output = '';
   shell.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
   await until('it is ready', () => /pid \d+/.test(output) && output.includes('ready'));
@@ -36,7 +37,6 @@ export async function startProgram(
       await until('it has eaten everything', () => sleepsInRead(pid));
     },
     finish: async () => {
-      const closed = once(shell, 'close');
       shell.stdin!.end();
       await closed;
       return output
