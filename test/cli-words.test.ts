@@ -14,13 +14,14 @@ const shapes = compileFixture('elf-shapes', {
   libs: [join(repositoryRoot, 'test', 'fixtures', 'elf-other.c')],
 });
 const many = compileFixture('ifunc-many', { flags: ['-O1'] });
+const unnamed = stripped(calls);
 const command = ['--', calls, '1'];
 
-/** Neither names of its functions nor where they begin. */
-function bare(path: string): string {
-  const copy = join(temporaryDirectory(), 'bare');
+/** A copy without the names of its functions, and without sections. */
+function stripped(path: string, ...sections: string[]): string {
+  const copy = join(temporaryDirectory(), 'stripped');
   copyFileSync(path, copy);
-  execFileSync('strip', ['-R', '.eh_frame', '-R', '.eh_frame_hdr', copy]);
+  execFileSync('strip', [...sections.flatMap((s) => ['-R', s]), copy]);
   return copy;
 }
 
@@ -31,7 +32,7 @@ void describe('What a message tells to write', () => {
   after(() => view.close());
   const { address } = view.plan({ symbol: 'add' });
   const beyond = hexOf(address + 0x5000n);
-  const unproven = bare(calls);
+  const unproven = stripped(calls, '.eh_frame', '.eh_frame_hdr');
   const cases: readonly (readonly [string, readonly string[], string])[] = [
     [
       'an address, for a place outside its function',
@@ -117,5 +118,23 @@ void describe('A return probe', () => {
     const { engines, chosen } = view.plan({ symbol: 'add' }, options);
     assert.equal(engines[0]?.refusal?.code, 'return-handlers-not-supported');
     assert.equal(chosen, undefined);
+  });
+});
+
+void describe('A glob that matches nothing', () => {
+  const names = /it names no functions \(it is stripped\)\. Install its debug symbols .*PATH:0x….*PATH:@0x…/;
+
+  void it('in a stripped file says so, and what to do', () => {
+    for (const glob of ['*', 'add*', '*+*', 'a*+4'])
+      assertRefused(['count', `${unnamed}:${glob}`, '--', unnamed, '1'], names);
+    for (const glob of [[], ['*'], ['add*']]) assertRefused(['list', unnamed, ...glob], names);
+  });
+
+  void it('in a file with names says where they are', () => {
+    for (const args of [
+      ['count', `${calls}:qqqqqq*`, ...command],
+      ['list', calls, 'qqqqqq*'],
+    ])
+      assertRefused(args, /no function matches 'qqqqqq\*'; `uprobe list \S+` shows them all/);
   });
 });

@@ -15,12 +15,11 @@ import type {
 } from '../index.js';
 import { PlaceError, RefusedError } from '../base/errors.js';
 import { globMatcher } from '../base/glob.js';
-import { nearest } from '../base/nearest.js';
 import { placeName } from '../outputs/trace-line.js';
+import { noMatch } from './no-match.js';
 import { probeText, symbolText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
 import type { Targets } from './targets.js';
-import { UsageError } from './usage-error.js';
 import { saidBriefly } from './words.js';
 
 /** One place to probe. */
@@ -220,7 +219,7 @@ export function refusedBy(plan: PlacePlan, engine: 'auto' | EngineName): Refusal
 
 /**
  * What a PROBE of several places means in a file; `refuse` hears of functions that have no instructions to name.
- * Throws UsageError when nothing matches.
+ * Throws when nothing matches.
  */
 export function matchesOf(
   spec: ProbeSpec,
@@ -270,19 +269,8 @@ function functionMatches(
 
 function functionsOf(view: ModuleView, glob: string): FunctionInfo[] {
   const found = [...view.matching(glob)];
-  if (found.length > 0) return found;
-  const letters = glob.replace(/[*?[\]!\\]/g, '');
-  const near = nearest(letters, namesOf(view));
-  const hint =
-    near.length > 0 ? `: there are ${near.join(', ')}` : `; \`uprobe list ${view.path}\` shows them all`;
-  throw new UsageError(`${view.path}: no function matches '${glob}'${hint}`);
-}
-
-function* namesOf(view: ModuleView): Iterable<string> {
-  for (const { name, aliases } of view.functions()) {
-    yield name;
-    yield* aliases;
-  }
+  if (found.length === 0) throw noMatch(view, glob);
+  return found;
 }
 
 /** What a symbol names, by its address; throws the library's own error when there is nothing. */
