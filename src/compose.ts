@@ -1,6 +1,6 @@
 /** The one file that wires the engines to the table. One table for each thread that loads this package. */
 import { onExit } from 'signal-exit';
-import { SpecError } from './base/errors.js';
+import { SpecError, makeRefusal } from './base/errors.js';
 import type { EngineName, EngineSink } from './engines/engine.js';
 import { refusalFor, refuseProcesses } from './engines/trap/refusals.js';
 import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
@@ -47,11 +47,11 @@ function leaveWith(engine: TrapEngine | undefined): void {
 
 const missing = (name: EngineName): EngineOffer => ({
   name,
-  unavailable: {
-    code: 'engine-not-available',
-    reason: `this version of uprobe has no ${name} engine`,
-    remedy: "Use engine: 'trap', or leave it out",
-  },
+  unavailable: makeRefusal(
+    'engine-not-available',
+    `this version of uprobe has no ${name} engine`,
+    (words) => `Use ${words.engine('trap')}, or leave it out`,
+  ),
 });
 
 /** In the order of preference. */

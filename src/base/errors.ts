@@ -1,3 +1,8 @@
+import { LIBRARY_WORDS, type Phrase, type Words } from './words.js';
+
+/** Of errors and refusals that tell what to write. Beside them: errors and refusals are plain to their users. */
+const phrases = new WeakMap<object, Phrase>();
+
 /**
  * Every error a user can meet. `message` says what happened, to which file or process, and what to do next;
  * `code` is stable and meant for programs.
@@ -6,8 +11,9 @@ export class UprobeError extends Error {
   override readonly name: string = 'UprobeError';
   /** A stable word for programs, e.g. `'symbol-not-found'`. */
   readonly code: string;
-  constructor(code: string, message: string, options?: { cause?: unknown }) {
-    super(message, options);
+  constructor(code: string, message: string | Phrase, options?: { cause?: unknown }) {
+    super(typeof message === 'string' ? message : message(LIBRARY_WORDS), options);
+    if (typeof message !== 'string') phrases.set(this, message);
     this.code = code;
   }
 }
@@ -52,12 +58,26 @@ export class RefusedError extends UprobeError {
   override readonly name = 'RefusedError';
   readonly refusal: Refusal;
   constructor(what: string, refusal: Refusal) {
-    super(
-      refusal.code,
-      `${what}: ${refusal.reason}${refusal.remedy ? `. ${refusal.remedy}` : ''} (${refusal.code})`,
-    );
+    const { code, reason } = refusal;
+    super(code, (words) => {
+      const remedy = remedyIn(words, refusal);
+      return `${what}: ${reason}${remedy ? `. ${remedy}` : ''} (${code})`;
+    });
     this.refusal = refusal;
   }
 }
 
+export function makeRefusal(code: string, reason: string, remedy: Phrase): Refusal {
+  const made = { code, reason, remedy: remedy(LIBRARY_WORDS) };
+  phrases.set(made, remedy);
+  return made;
+}
+
+export const remedyIn = (words: Words, of: Refusal): string | undefined =>
+  phrases.get(of)?.(words) ?? of.remedy;
+
 export const messageOf = (e: unknown): string => (e instanceof Error ? e.message : String(e));
+
+/** The message in the words of who shows it. */
+export const messageIn = (words: Words, e: unknown): string =>
+  (e instanceof UprobeError ? phrases.get(e)?.(words) : undefined) ?? messageOf(e);

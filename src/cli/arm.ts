@@ -1,7 +1,7 @@
 /** Registering what was found, for `trace` and `count`. */
 import { registerUprobes } from '../index.js';
 import type { EngineName, HandlerError, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
-import { RefusedError, UprobeError, messageOf } from '../base/errors.js';
+import { RefusedError } from '../base/errors.js';
 import { Alternatives } from './alternatives.js';
 import type { Ending } from './ending.js';
 import { describeRefused } from './places.js';
@@ -10,6 +10,7 @@ import { note } from './output.js';
 import { Reached } from './reached.js';
 import type { Targets } from './targets.js';
 import { UsageError } from './usage-error.js';
+import { said } from './words.js';
 
 export interface ArmOptions {
   readonly pids: readonly number[];
@@ -86,7 +87,7 @@ async function registerWhatCanBe(
     groups.push({ group: await registerUprobes(wanted.map(make)), wanted });
   } catch (e) {
     const [first] = wanted;
-    if (!(e instanceof RefusedError) || wanted.every((w) => w.isNamed)) throw inWordsOf(wanted, e);
+    if (!(e instanceof RefusedError) || wanted.every((w) => w.isNamed)) throw e;
     if (wanted.length === 1) {
       refused.push({ probe: first!.probe, code: e.code, reason: e.refusal.reason });
       return;
@@ -95,14 +96,6 @@ async function registerWhatCanBe(
     await registerWhatCanBe(wanted.slice(0, middle), make, groups, refused);
     await registerWhatCanBe(wanted.slice(middle), make, groups, refused);
   }
-}
-
-/** The library counts specs; the user has typed PROBEs. */
-function inWordsOf(wanted: readonly WantedPlace[], e: unknown): unknown {
-  const match = e instanceof UprobeError ? /^specs\[(\d+)\][.\w]*:? /.exec(e.message) : null;
-  const probe = wanted[Number(match?.[1])]?.probe;
-  if (match === null || probe === undefined) return e;
-  return new UsageError(`${probe}: ${messageOf(e).slice(match[0].length)}`);
 }
 
 function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reached: Reached): UprobeSpec {
@@ -140,7 +133,7 @@ class Losses {
   }
 
   readonly onError = ({ kind, error }: HandlerError): void => {
-    const message = messageOf(error);
+    const message = said(error);
     if (!this.#told.has(message) && this.#told.size < 100) note(message);
     this.#told.add(message);
     if (kind !== 'uprobe' || this.#looking) return;

@@ -4,8 +4,7 @@ import type { FunctionInfo } from '../index.js';
 import { escapeText, jsonText } from '../base/escape.js';
 import { hex } from '../base/address.js';
 import { LineWriter } from '../outputs/line-writer.js';
-import { nearest } from '../base/nearest.js';
-import { UsageError } from './usage-error.js';
+import { noMatch, noNames } from './no-match.js';
 
 export interface ListOptions {
   readonly json?: boolean;
@@ -25,7 +24,7 @@ export async function list(path: string, glob: string | undefined, options: List
       found++;
       if (broken !== undefined) break;
     }
-    if (found === 0) throw nothing(view.path, glob, [...view.functions()]);
+    if (found === 0) throw glob === undefined ? noNames(view) : noMatch(view, glob);
     lines.flush();
     if (broken !== undefined && broken.code !== 'EPIPE') throw broken;
     return 0;
@@ -48,15 +47,4 @@ function textLine(f: FunctionInfo): string {
 function jsonLine(path: string, { name, aliases, address, offset, size, kind }: FunctionInfo): string {
   // Addresses have 64 bits: a decimal number in JSON loses some in most readers.
   return jsonText({ path, name, aliases, address: hex(address), offset, size, kind });
-}
-
-function nothing(path: string, glob: string | undefined, functions: readonly FunctionInfo[]): UsageError {
-  if (functions.length === 0)
-    return new UsageError(`${path}: it names no function (stripped?); offsets and addresses can be probed`);
-  const near = nearest(
-    (glob ?? '').replace(/[*?[\]!\\]/g, ''),
-    functions.map((f) => f.name),
-  );
-  const hint = near.length === 0 ? '' : `: there are ${near.join(', ')}`;
-  return new UsageError(`${path}: no function matches '${glob}'${hint}`);
 }

@@ -5,8 +5,8 @@
 import { writeSync } from 'node:fs';
 import { prepare } from '../prepare.js';
 import { escapeText } from '../base/escape.js';
-import { messageOf } from '../base/errors.js';
 import { exitStatusOf, isBug } from './failure.js';
+import { said } from './words.js';
 
 /** What stands behind the first `--` is a command with its own options: nobody here may look at it. */
 function splitCommand(argv: readonly string[]): {
@@ -51,7 +51,7 @@ const isSaidAlready = (e: unknown): e is { exitCode: number } =>
   e instanceof Error && 'code' in e && String(e.code).startsWith('commander.') && 'exitCode' in e;
 
 function complain(e: unknown): void {
-  const text = isBug(e) ? (e.stack ?? e.message) : messageOf(e);
+  const text = isBug(e) ? (e.stack ?? e.message) : said(e);
   try {
     writeSync(2, `uprobe: ${text.split('\n').map(escapeText).join('\n')}\n`);
   } catch {

@@ -1,8 +1,12 @@
 /** Where our lines go, as with strace: to stderr beside a command, else to stdout; with -o FILE there. */
 import { openSync, writeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { escapeText } from '../base/escape.js';
 import { messageOf } from '../base/errors.js';
 import { UsageError } from './usage-error.js';
+
+/** A terminal that says less does not know its size. */
+const LEAST_COLUMNS = 20;
 
 /** The descriptor. The file is made here: call it when everything else has been found right. */
 export function openOutput(file: string | undefined, beside: 'command' | 'nothing'): number {
@@ -12,6 +16,13 @@ export function openOutput(file: string | undefined, beside: 'command' | 'nothin
   } catch (e) {
     throw new UsageError(`-o ${file}: ${messageOf(e)}`);
   }
+}
+
+/** How wide the terminal is that shows messages. */
+export function terminalColumns(): number {
+  // Not without need: Node makes pipes non-blocking, and whoever shares them.
+  const columns = isatty(2) ? process.stderr.columns : 0;
+  return columns >= LEAST_COLUMNS ? columns : 80;
 }
 
 /** A word to the user beside the lines. */

@@ -15,12 +15,12 @@ import type {
 } from '../index.js';
 import { PlaceError, RefusedError } from '../base/errors.js';
 import { globMatcher } from '../base/glob.js';
-import { nearest } from '../base/nearest.js';
 import { placeName } from '../outputs/trace-line.js';
+import { noMatch } from './no-match.js';
 import { probeText, symbolText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
 import type { Targets } from './targets.js';
-import { UsageError } from './usage-error.js';
+import { saidBriefly } from './words.js';
 
 /** One place to probe. */
 export interface WantedPlace {
@@ -132,12 +132,13 @@ export function checkNamed(
   question: Omit<Question, 'pids'>,
 ): void {
   for (const spec of specs) {
-    const { place, pathname } = spec;
+    const { place, pathname, isReturn } = spec;
     if (place.kind === 'glob' || place.kind === 'every') continue;
     for (const { view, pids } of viewsFor(pathname, targets)) {
       try {
         const processes = pids ?? (targets.kind === 'pids' ? targets.pids : undefined);
-        const options = processes === undefined ? question.plan : { ...question.plan, processes };
+        const asked = { ...question.plan, returnHandler: isReturn };
+        const options = processes === undefined ? asked : { ...asked, processes };
         for (const plan of view.plans(namedPlace(place), options)) {
           const refusal = refusedBy(plan, question.engine);
           if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
@@ -181,8 +182,8 @@ function addMatches(
   try {
     const refuse = (name: string, refusal: Refusal): void =>
       void refused.push({ probe: probeText(spec.pathname, name), ...refusal });
-    const { plan } = question;
-    const asked = pids === undefined ? question : { ...question, plan: { ...plan, processes: pids } };
+    const plan = { ...question.plan, returnHandler: spec.isReturn, ...(pids && { processes: pids }) };
+    const asked = { ...question, plan };
     for (const { name, place, symbol } of matchesOf(spec, view, asked.plan, refuse)) {
       const probe = probeText(spec.pathname, name);
       const refusal = refusalOf(view, place, asked);
@@ -202,7 +203,7 @@ export function refusalOf(view: ModuleView, place: Place, question: Question): R
       .map((plan) => refusedBy(plan, question.engine))
       .find((refusal) => refusal !== undefined);
   } catch (e) {
-    if (e instanceof PlaceError) return { code: e.code, reason: e.message };
+    if (e instanceof PlaceError) return { code: e.code, reason: saidBriefly(e) };
     throw e;
   }
 }
@@ -218,7 +219,7 @@ export function refusedBy(plan: PlacePlan, engine: 'auto' | EngineName): Refusal
 
 /**
  * What a PROBE of several places means in a file; `refuse` hears of functions that have no instructions to name.
- * Throws UsageError when nothing matches.
+ * Throws when nothing matches.
  */
 export function matchesOf(
   spec: ProbeSpec,
@@ -268,19 +269,8 @@ function functionMatches(
 
 function functionsOf(view: ModuleView, glob: string): FunctionInfo[] {
   const found = [...view.matching(glob)];
-  if (found.length > 0) return found;
-  const letters = glob.replace(/[*?[\]!\\]/g, '');
-  const near = nearest(letters, namesOf(view));
-  const hint =
-    near.length > 0 ? `: there are ${near.join(', ')}` : `; \`uprobe list ${view.path}\` shows them all`;
-  throw new UsageError(`${view.path}: no function matches '${glob}'${hint}`);
-}
-
-function* namesOf(view: ModuleView): Iterable<string> {
-  for (const { name, aliases } of view.functions()) {
-    yield name;
-    yield* aliases;
-  }
+  if (found.length === 0) throw noMatch(view, glob);
+  return found;
 }
 
 /** What a symbol names, by its address; throws the library's own error when there is nothing. */
@@ -315,7 +305,7 @@ function* instructionsOf(
         }
     } catch (e) {
       if (!(e instanceof PlaceError) || refuse === undefined) throw e;
-      refuse(symbolText(f.name), { code: e.code, reason: e.message });
+      refuse(symbolText(f.name), { code: e.code, reason: saidBriefly(e) });
     }
   }
 }

@@ -8,6 +8,7 @@ import { placeName } from '../outputs/trace-line.js';
 import { filesOf, matchesOf, namedPlace, refusedBy } from './places.js';
 import { parseProbe, probeText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
+import { refusalSaid, said } from './words.js';
 
 export interface PlanOptions {
   readonly json?: boolean;
@@ -54,10 +55,10 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
         const refuse = (name: string, refusal: { code: string; reason: string }): void =>
           void refused.push({ probe: probeText(spec.pathname, name), path: view.path, refusal });
         for (const match of matchesOf(spec, view, {}, refuse))
-          yield* answersFor(view, probeText(spec.pathname, match.name), match.place, options);
+          yield* answersFor(view, spec, probeText(spec.pathname, match.name), match.place, options);
         yield* refused;
       } else {
-        yield* answersFor(view, spec.text, namedPlace(place), options);
+        yield* answersFor(view, spec, spec.text, namedPlace(place), options);
       }
     } finally {
       view.close();
@@ -66,14 +67,21 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
 }
 
 /** One, but where a name may stand for several functions. */
-function answersFor(view: ModuleView, probe: string, place: Place, options: PlanOptions): Answer[] {
+function answersFor(
+  view: ModuleView,
+  { isReturn }: ProbeSpec,
+  probe: string,
+  place: Place,
+  options: PlanOptions,
+): Answer[] {
   const { post = false, trustPlace = false } = options;
   try {
-    const plans = view.plans(place, { trustPlace, preHandler: !post, postHandler: post });
+    const handlers = { preHandler: !post, postHandler: post, returnHandler: isReturn };
+    const plans = view.plans(place, { trustPlace, ...handlers });
     return plans.map((found) => ({ probe, plan: found }));
   } catch (e) {
     if (e instanceof PlaceError)
-      return [{ probe, path: view.path, refusal: { code: e.code, reason: e.message } }];
+      return [{ probe, path: view.path, refusal: { code: e.code, reason: said(e) } }];
     throw e;
   }
 }
@@ -104,8 +112,9 @@ function textLines(a: Answer, options: PlanOptions): string[] {
     ...engines.map(({ engine, refusal }) => {
       if (refusal === undefined)
         return `  ${engine.padEnd(11)}  yes${engine === taken ? ', and it would be taken' : ''}`;
-      const remedy = refusal.remedy === undefined ? '' : `. ${refusal.remedy}`;
-      return `  ${engine.padEnd(11)}  no: ${escapeText(refusal.reason)}${escapeText(remedy)} (${refusal.code})`;
+      const { code, reason, remedy } = refusalSaid(refusal);
+      const advice = remedy === undefined ? '' : `. ${remedy}`;
+      return `  ${engine.padEnd(11)}  no: ${escapeText(reason)}${escapeText(advice)} (${code})`;
     }),
   ];
 }
@@ -126,7 +135,10 @@ function jsonLine(a: Answer, options: PlanOptions): string {
     offset,
     address: hex(address),
     instruction: { bytes: Buffer.from(instruction.bytes).toString('hex'), text: instruction.text },
-    engines: engines.map(({ engine, refusal }) => ({ engine, refusal: refusal ?? null })),
+    engines: engines.map(({ engine, refusal }) => ({
+      engine,
+      refusal: refusal ? refusalSaid(refusal) : null,
+    })),
     chosen: engineOf(a.plan, options) ?? null,
     ...(ifunc && { ifunc: { name: ifunc.name ?? null, count: ifunc.count } }),
   });

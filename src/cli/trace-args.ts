@@ -3,6 +3,7 @@ import { ExpressionError, compileExpression, parseArgsList } from '../handler/ex
 import type { Evaluate, Expr, Moment } from '../handler/expression.js';
 import { bitsOf, isInt, someExpr } from '../handler/expression-tree.js';
 import type { ShownArgument, ValueKind } from '../outputs/trace-line.js';
+import { terminalColumns } from './output.js';
 import { UsageError } from './usage-error.js';
 
 export interface TraceArgument extends ShownArgument {
@@ -18,7 +19,7 @@ export function parseTraceArgs(text: string, moment: Moment): TraceArgument[] {
       evaluate: compileExpression(expr),
     }));
   } catch (e) {
-    if (e instanceof ExpressionError) throw new UsageError(`--args: ${e.message}`);
+    if (e instanceof ExpressionError) throw new UsageError(`--args: ${e.messageFor(terminalColumns())}`);
     throw e;
   }
 }

@@ -8,6 +8,7 @@ import type {
   Node,
 } from 'acorn';
 import { nearest } from '../base/nearest.js';
+import { shortened } from './expression-error.js';
 import type { ArithmeticOperator, ComparisonOperator, Expr, IntType, Register } from './expression-tree.js';
 import { INT_TYPES, REGISTERS, isInt, isSigned } from './expression-tree.js';
 import type { Checked, Operand, Report } from './expression-numbers.js';
@@ -138,7 +139,7 @@ export class Checker {
     }
     if (!/^(?:0[xob][0-9a-f]+|[0-9]+)$/i.test(raw)) return { op: 'float', type: 'f64', value: node.value };
     if (!Number.isSafeInteger(node.value)) {
-      return this.#report.fail(node, `JavaScript would round this number: write ${raw}n`);
+      return this.#report.fail(node, `JavaScript would round this number: write ${shortened(raw)}n`);
     }
     return this.#numbers.constant(BigInt(raw), node);
   }

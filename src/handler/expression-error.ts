@@ -1,8 +1,10 @@
-import { escapeText } from '../base/escape.js';
+import { excerpt } from '../base/excerpt.js';
 import { SpecError } from '../base/errors.js';
 
-/** More than this of a long expression is not repeated in a message. */
-const SHOWN = 160;
+/** The width of a terminal of which nothing is known. */
+const COLUMNS = 80;
+/** More of a long name or number is not repeated in a message. */
+const LONGEST = 40;
 
 /** What is wrong with an expression, with the expression and a caret line under the wrong spot. */
 export class ExpressionError extends SpecError {
@@ -11,19 +13,26 @@ export class ExpressionError extends SpecError {
   /** Where in the text, in UTF-16 code units. */
   readonly start: number;
   readonly end: number;
+  readonly #text: string;
   constructor(problem: string, text: string, start: number, end: number) {
-    super('bad-expression', `${problem}\n${picture(text, start, end)}`);
+    super('bad-expression', `${problem}\n${picture(text, start, end, COLUMNS)}`);
     this.problem = problem;
     this.start = start;
     this.end = end;
+    this.#text = text;
+  }
+
+  /** The message for a terminal of so many columns. */
+  messageFor(columns: number): string {
+    return `${this.problem}\n${picture(this.#text, this.start, this.end, columns)}`;
   }
 }
 
-function picture(text: string, start: number, end: number): string {
-  const from = Math.max(0, start - SHOWN / 2);
-  const to = Math.min(text.length, from + SHOWN);
-  const before = (from > 0 ? '…' : '') + escapeText(text.slice(from, start));
-  const line = before + escapeText(text.slice(start, to)) + (to < text.length ? '…' : '');
-  const length = Math.max(1, escapeText(text.slice(start, Math.min(end, to))).length);
-  return `  ${line}\n  ${' '.repeat(before.length)}${'^'.repeat(length)}`;
-}
+/** A piece of the user's text within a sentence. */
+export const shortened = (text: string): string =>
+  text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+
+const picture = (text: string, start: number, end: number, columns: number): string =>
+  excerpt(text, start, end, columns - 2)
+    .map((line) => `  ${line}`)
+    .join('\n');

@@ -4,6 +4,7 @@
  * answer is an error that says what to write, never a guess.
  */
 import type { Node } from 'acorn';
+import { shortened } from './expression-error.js';
 import type { ArithmeticOperator, ComparisonOperator, Expr, IntType, Type } from './expression-tree.js';
 import { bitsOf, isInt, isSigned, rangeOf } from './expression-tree.js';
 
@@ -127,7 +128,8 @@ export class Numbers {
   }
 
   constant(value: bigint, node: Node): Constant {
-    if (value < I64_MIN || value > U64_MAX) this.#report.fail(node, `${value} needs more than 64 bits`);
+    if (value < I64_MIN || value > U64_MAX)
+      this.#report.fail(node, `${shortened(String(value))} needs more than 64 bits`);
     return { op: 'constant', value };
   }
 

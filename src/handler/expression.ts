@@ -4,7 +4,7 @@
  */
 import { parse } from 'acorn';
 import type { Node } from 'acorn';
-import { ExpressionError } from './expression-error.js';
+import { ExpressionError, shortened } from './expression-error.js';
 import { Checker } from './expression-check.js';
 import type { Moment } from './expression-check.js';
 import { evaluator } from './expression-evaluate.js';
@@ -46,7 +46,8 @@ export function parseArgsList(text: string, moment: Moment = 'entry'): NamedExpr
       throw new ExpressionError('an expression is missing here', text, from, Math.max(end, from + 1));
     }
     const expr = parsePiece(text, from, end, moment);
-    if (names.has(name)) throw new ExpressionError(`a second argument is called ${name}`, text, start, end);
+    if (names.has(name))
+      throw new ExpressionError(`a second argument is called ${shortened(name)}`, text, start, end);
     names.add(name);
     named.push({ name, expr });
   }
@@ -100,8 +101,7 @@ function parsePiece(text: string, from: number, to: number, moment: Moment): Exp
       throw new ExpressionError(problem, text, from + node.start, from + node.end);
     },
     source(node) {
-      const source = text.slice(from + node.start, from + node.end);
-      return source.length > 40 ? `${source.slice(0, 40)}…` : source;
+      return shortened(text.slice(from + node.start, from + node.end));
     },
   };
   try {

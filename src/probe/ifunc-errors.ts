@@ -1,10 +1,10 @@
 /** What is said of an ifunc that is not one place. */
 import { hex, type VirtualAddress } from '../base/address.js';
 import { PlaceError } from '../base/errors.js';
+import { listed, type Phrase } from '../base/words.js';
 import { mainName, type CodeFile } from './code-file.js';
 import { candidatesOf } from './ifunc.js';
 
-const MOST_LISTED = 16;
 const WHAT = 'is not a function but chooses one for this processor when a program starts (an ifunc)';
 
 interface At {
@@ -16,10 +16,12 @@ export function severalImplementations(
   code: CodeFile,
   found: readonly (At & { readonly symbol: string | undefined })[],
 ): PlaceError {
+  const places = named(code, found);
   return ifuncError(
     code,
-    `${found[0]!.symbol} ${WHAT}: one of ${found.length}, and which one is not known here. registerUprobes arms all of ` +
-      `them, of which a process calls only one: ${listed(code, found)}`,
+    ({ most }) =>
+      `${found[0]!.symbol} ${WHAT}: one of ${found.length}, and which one is not known here. registerUprobes arms all ` +
+      `of them, of which a process calls only one: ${listed(places, most)}`,
   );
 }
 
@@ -29,10 +31,12 @@ export function offsetIntoSeveral(
   symbolOffset: number,
   found: readonly At[],
 ): PlaceError {
+  const places = named(code, found);
   return ifuncError(
     code,
-    `${name}+${hex(symbolOffset)} is not one place: ${name} ${WHAT}, and which one of ${found.length} is not known here. ` +
-      `Give an address in one of them, or name a process that has called it: ${listed(code, found)}`,
+    ({ anAddress, aProcess, most }) =>
+      `${name}+${hex(symbolOffset)} is not one place: ${name} ${WHAT}, and which one of ${found.length} is not known here. ` +
+      `Give ${anAddress} in one of them, or name ${aProcess} that has called it: ${listed(places, most)}`,
   );
 }
 
@@ -42,17 +46,14 @@ export function unknownImplementations(code: CodeFile, name: string, resolver: V
   const why = isOpen
     ? 'It asks others for that one, which may lie outside of this file (in the vDSO, which is no file)'
     : 'Its code does not show which ones there are';
-  const inside =
-    addresses.length === 0
-      ? ''
-      : `. In this file it names ${listed(
-          code,
-          addresses.map((address) => ({ address })),
-        )}`;
-  return ifuncError(
+  const places = named(
     code,
-    `${name} ${WHAT}. ${why}${inside}. Give an address, or name a process that has called it`,
+    addresses.map((address) => ({ address })),
   );
+  return ifuncError(code, ({ anAddress, aProcess, most }) => {
+    const inside = places.length === 0 ? '' : `. In this file it names ${listed(places, most)}`;
+    return `${name} ${WHAT}. ${why}${inside}. Give ${anAddress}, or name ${aProcess} that has called it`;
+  });
 }
 
 /** The name of a function that begins just there. */
@@ -61,14 +62,13 @@ export function ownName(code: CodeFile, address: VirtualAddress): string | undef
   return known?.address === address ? mainName(known) : undefined;
 }
 
-function listed(code: CodeFile, places: readonly At[]): string {
-  const shown = places.slice(0, MOST_LISTED).map(({ address }) => {
+const named = (code: CodeFile, places: readonly At[]): string[] =>
+  places.map(({ address }) => {
     const own = ownName(code, address);
     return own === undefined ? hex(address) : `${own} at ${hex(address)}`;
   });
-  const more = places.length > shown.length ? ` and ${places.length - shown.length} more` : '';
-  return `${shown.join(', ')}${more}`;
-}
 
-const ifuncError = (code: CodeFile, message: string): PlaceError =>
-  new PlaceError('ifunc-symbol', `${code.path}: ${message}`);
+const ifuncError = (code: CodeFile, phrase: Phrase): PlaceError => {
+  const { path } = code;
+  return new PlaceError('ifunc-symbol', (words) => `${path}: ${phrase(words)}`);
+};

@@ -88,6 +88,7 @@ export interface PlanOptions {
   /** Whether there will be handlers. Default: a pre handler. */
   preHandler?: boolean;
   postHandler?: boolean;
+  returnHandler?: boolean;
 }
 
 /** A program or library, opened for looking only. */
@@ -240,12 +241,17 @@ function plainProcesses(processes: Processes | undefined): ProcessSet {
   return wanted === 'all' ? wanted : 'tree' in wanted ? [wanted.tree] : wanted;
 }
 
-const consumerLike = ({ preHandler = true, postHandler = false, processes }: PlanOptions) => ({
+const consumerLike = ({
+  preHandler = true,
+  postHandler = false,
+  returnHandler = false,
+  processes,
+}: PlanOptions) => ({
   id: 0,
   processes: plainProcesses(processes),
   pre: preHandler,
   post: postHandler,
   fault: false,
-  return: false,
+  return: returnHandler,
   deadline: 1000,
 });

@@ -1,6 +1,7 @@
 /** A place as a person gives it becomes a file offset at which an instruction starts, or a PlaceError. */
 import { asAddress, asOffset, hex, type FileOffset, type VirtualAddress } from '../base/address.js';
 import { PlaceError } from '../base/errors.js';
+import { listed, type Phrase } from '../base/words.js';
 import type { Instruction } from '../arch/arch.js';
 import type { ProcessSet } from '../engines/engine.js';
 import type { Extent } from '../elf/eh-frame.js';
@@ -147,8 +148,7 @@ function linkAddress(code: CodeFile, addr: bigint): VirtualAddress {
     code,
     inMemoryOnly
       ? `address ${hex(addr)} is zero-filled data (.bss), not code`
-      : `address ${hex(addr)} is not in this file. Give the address as nm and objdump print it, or ` +
-          `{ pid, liveAddr } for one in a live process. ${textRanges(code)}`,
+      : (words) => `address ${hex(addr)} is not in this file. ${words.addressForms}. ${textRanges(code)}`,
   );
 }
 
@@ -211,8 +211,9 @@ function spotIn(
     throw placeError(
       'outside-symbol',
       code,
-      `${name}+${hex(symbolOffset)} is outside ${name}, which is ${hex(fn.size)} bytes long. ` +
-        `Give { addr: ${hex(address)}n } where you mean that place all the same`,
+      (words) =>
+        `${name}+${hex(symbolOffset)} is outside ${name}, which is ${hex(fn.size)} bytes long. ` +
+        `Give ${words.place(code.path, address)} where you mean that place all the same`,
     );
   const extent = fn.size > 0 ? { start: fn.address, end: asAddress(fn.address + fn.size) } : undefined;
   return { address, symbol: name, symbolOffset, label: fn.address, ...(extent && { extent }) };
@@ -252,15 +253,13 @@ function notCode(code: CodeFile, name: string, symbol: ElfSymbol): PlaceError {
 }
 
 function ambiguous(code: CodeFile, name: string, symbols: readonly ElfSymbol[]): PlaceError {
-  const places = symbols
-    .slice(0, MOST_LISTED)
-    .map((s) => `${displayName(s)} at ${hex(s.address)} (${s.binding})`);
-  const more = symbols.length > MOST_LISTED ? ` and ${symbols.length - MOST_LISTED} more` : '';
+  const places = symbols.map((s) => `${displayName(s)} at ${hex(s.address)} (${s.binding})`);
   return placeError(
     'ambiguous-symbol',
     code,
-    `${name} means ${symbols.length} places: ${places.join(', ')}${more}. ` +
-      `Choose one by its version or by address: { addr: ${hex(symbols[0]!.address)}n }, @${hex(symbols[0]!.address)} on the command line`,
+    (words) =>
+      `${name} means ${symbols.length} places: ${listed(places, Math.min(words.most, MOST_LISTED))}. ` +
+      `Choose one by its version or by address: ${words.place(code.path, symbols[0]!.address)}`,
   );
 }
 
@@ -354,8 +353,9 @@ const unknownStart = (code: CodeFile, address: VirtualAddress, why: string): Pla
   placeError(
     'unknown-instruction-start',
     code,
-    `whether an instruction starts at ${hex(address)} cannot be verified: ${why}. ` +
-      'If you are sure (a disassembler shows one there), set trustPlace: true',
+    (words) =>
+      `whether an instruction starts at ${hex(address)} cannot be verified: ${why}. ` +
+      `If you are sure (a disassembler shows one there), ${words.trustPlace}`,
   );
 
 function notAnInstruction(code: CodeFile, address: VirtualAddress): PlaceError {
@@ -369,5 +369,8 @@ function notAnInstruction(code: CodeFile, address: VirtualAddress): PlaceError {
   );
 }
 
-const placeError = (code: string, file: CodeFile, message: string): PlaceError =>
-  new PlaceError(code, `${file.path}: ${message}`);
+function placeError(code: string, file: CodeFile, message: string | Phrase): PlaceError {
+  const { path } = file;
+  if (typeof message === 'string') return new PlaceError(code, `${path}: ${message}`);
+  return new PlaceError(code, (words) => `${path}: ${message(words)}`);
+}

@@ -48,7 +48,8 @@ const OPTION_KEYS = [
 const KEYS = new Set([...PLACE_KEYS, ...OPTION_KEYS]);
 const PLACE_KEY_SET = new Set(PLACE_KEYS);
 
-const RETURN_REFUSAL: Refusal = {
+/** Until an engine can serve them. */
+export const RETURN_REFUSAL: Refusal = {
   code: 'return-handlers-not-supported',
   reason: 'handlers that run when a function returns are not supported by any engine here',
   remedy: "Probe the function's ret instructions, or its entry",
