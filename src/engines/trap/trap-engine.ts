@@ -85,8 +85,8 @@ class Trap implements TrapEngine {
 
   async apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]> {
     const before = changes.map(({ site }) => this.#consumers.get(site.id) ?? []);
-    const sent = changes.map((change): TracerChange => this.#withCounters(change));
     try {
+      const sent = changes.map((change): TracerChange => this.#withCounters(change));
       const reports = (await this.#command({ kind: 'apply', changes: sent })) as ArmReport[];
       this.#releaseCounters(before, changes);
       for (const { pid, state } of reports) {
@@ -244,6 +244,7 @@ class Trap implements TrapEngine {
 
   /** Our process lives on while a process can hit a probe, a program that we started runs, or an answer is due. */
   #keepAlive(): void {
+    if (this.#closed) return; // its end is waited for
     if (this.#living.size > 0 || this.#waiters.size > 0 || this.#exits.size > 0) this.#worker.ref();
     else this.#worker.unref();
   }
