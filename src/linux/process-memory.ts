@@ -1,9 +1,15 @@
 /** The memory of another process, through /proc/PID/mem (proc(5)): needs the right to ptrace it. */
 import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs';
+import { ERRNO } from './numbers.js';
 import { SyscallError } from './syscall-error.js';
 
 /** What to do where nothing can be known of any process. */
 export const MOUNT_PROC = 'As root: mount -t proc proc /proc';
+
+/** fs/exec.c, would_dump(): a program that may not be read gets a memory that may not be looked at. */
+const NOT_DUMPABLE =
+  'This user may execute its program but not read it (or it has made itself undumpable): the kernel shows the memory of ' +
+  'such a process to nobody without privilege. Run as the owner of the program, or with CAP_SYS_PTRACE';
 
 export class ProcessMemory {
   readonly fd: number;
@@ -11,8 +17,8 @@ export class ProcessMemory {
     try {
       this.fd = openSync(`/proc/${pid}/mem`, 'r+');
     } catch (e) {
-      const hint = existsSync('/proc/self') ? undefined : `/proc is not mounted. ${MOUNT_PROC}`;
-      throw new SyscallError(`open(/proc/${pid}/mem)`, -((e as { errno?: number }).errno ?? 0), hint);
+      const errno = -((e as { errno?: number }).errno ?? 0);
+      throw new SyscallError(`open(/proc/${pid}/mem)`, errno, openHint(errno));
     }
   }
 
@@ -29,6 +35,12 @@ export class ProcessMemory {
   close(): void {
     closeSync(this.fd);
   }
+}
+
+/** Opened by who traces the process already: what else could be in the way has been told at attaching. */
+function openHint(errno: number): string | undefined {
+  if (errno === ERRNO.EACCES) return NOT_DUMPABLE;
+  return existsSync('/proc/self') ? undefined : `/proc is not mounted. ${MOUNT_PROC}`;
 }
 
 export function readMemory(fd: number, address: number, length: number): Uint8Array | undefined {

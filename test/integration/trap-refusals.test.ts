@@ -1,6 +1,7 @@
 /** What the engine refuses, or cannot do, in real processes: each by its name, and the process goes on as if nothing had been. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { chmodSync } from 'node:fs';
 import { test } from 'node:test';
 import { openModule, ProcessError, registerUprobe, spawnTarget, UprobeError, type UprobeSpec } from 'uprobe';
 import { Running, uprobe } from '../helpers/cli.js';
@@ -97,6 +98,21 @@ test('a seccomp filter and no CAP_SYS_ADMIN: no-slot-in-reach', { skip: whyNotAs
   assert.equal(status, 2);
   await running.feed(1);
   assert.equal(await running.finish(), 'fine status 7');
+});
+
+test('a program that this user may execute but not read is told', { skip: whyNotAsNobody() }, () => {
+  const program = openToAll(copyOf('calls'));
+  chmodSync(program, 0o711);
+  for (const name of ['count', 'trace']) {
+    const { status, stderr } = uprobe([name, 'libc:malloc', '--', program, '1'], {
+      wrapper: AS_NOBODY,
+    });
+    assert.match(
+      stderr,
+      /EACCES\. This user may execute its program but not read it .*as the owner .*CAP_SYS_PTRACE\n$/,
+    );
+    assert.equal(status, 1);
+  }
 });
 
 for (const [mode, code] of [
