@@ -405,6 +405,22 @@ void describe('A place that could not be hit', () => {
   });
 });
 
+void describe('A place that two PROBEs name', () => {
+  const calls = copyOf('calls');
+  const probes = [`${calls}:add`, `${calls}:ad[d]`];
+
+  void it('gives two lines a hit, and two rows', () => {
+    const hits = linesOf(uprobe(['trace', `${calls}:add`, '--', calls, '3']).stderr).length - 1;
+    const { stderr } = uprobe(['trace', ...probes, '--', calls, '3']);
+    assert.equal(linesOf(stderr).length - 1, 2 * hits);
+    const counted = jsonLines(uprobe(['count', '--json', ...probes, '--', calls, '3']).stderr);
+    assert.deepEqual(
+      counted.map((row) => row['hits']),
+      [hits, hits],
+    );
+  });
+});
+
 void describe('uprobe count', () => {
   const calls = copyOf('calls');
 

@@ -5,8 +5,9 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openModule, registerUprobe, type PlanOptions } from 'uprobe';
-import { assertRefused, jsonLines, uprobe } from './helpers/cli.js';
-import { compileFixture, repositoryRoot, temporaryDirectory } from './helpers/compile.js';
+import { Running, assertRefused, jsonLines, uprobe } from './helpers/cli.js';
+import { compileFixture, privateCopy, repositoryRoot, temporaryDirectory } from './helpers/compile.js';
+import { startProgram, tracerOf, until } from './helpers/running.js';
 
 const calls = compileFixture('calls');
 const shapes = compileFixture('elf-shapes', {
@@ -66,6 +67,19 @@ void describe('What a message tells to write', () => {
     const probe = /Give (\S+) where/.exec(stderr)?.[1];
     assert.ok(probe !== undefined, stderr);
     assert.doesNotMatch(uprobe(['plan', probe]).stdout, /outside-symbol|bad probe/);
+  });
+
+  void it('is said in words of the command line: what to do when a probed file has changed', async () => {
+    const file = privateCopy(calls);
+    const running = await startProgram('sh', ['-c', 'echo ready; read line; exit 0']);
+    const counting = new Running(['count', `${file}:add`, '-p', String(running.pid), '--duration', '20']);
+    await until('it is traced', () => tracerOf(running.pid) !== '0');
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    execFileSync('sh', ['-c', 'printf x >> "$0"', file]);
+    const { status, stderr } = await counting.end();
+    assert.match(stderr, /is being changed on disk .* Probe it again when it is as it shall be/);
+    assert.equal(status, 1);
+    await running.finish();
   });
 
   void it('is in words of the library for those who use that', async () => {

@@ -17,6 +17,8 @@ export interface Words {
   engine(name: string): string;
   /** A process that runs. */
   readonly aProcess: string;
+  /** To have probes that were taken out again. */
+  readonly again: string;
   /** How many names a list may show. */
   readonly most: number;
 }
@@ -30,6 +32,7 @@ export const LIBRARY_WORDS: Words = {
   trustPlace: 'set trustPlace: true',
   engine: (name) => `engine: '${name}'`,
   aProcess: 'a process',
+  again: 'Register them again',
   most: 16,
 };
 

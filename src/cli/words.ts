@@ -12,6 +12,7 @@ const WORDS: Words = {
   trustPlace: 'give --trust-place',
   engine: (name) => `--engine ${name}`,
   aProcess: 'a process (-p PID)',
+  again: 'Probe it again',
   most: 16,
 };
 /** Beside other lines, as an example of many. */

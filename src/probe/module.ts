@@ -114,7 +114,8 @@ export class ProbedModule {
     if (this.gone !== undefined) return;
     this.gone = new FileError(
       'file-changed',
-      `${this.path} is being changed on disk while it is probed: its probes were taken out. Register them again when ` +
+      ({ again }) =>
+        `${this.path} is being changed on disk while it is probed: its probes were taken out. ${again} when ` +
         'it is as it shall be (better: replace the file by a rename, which leaves running programs alone)',
     );
     this.hold();
