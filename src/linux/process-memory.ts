@@ -13,6 +13,7 @@ const NOT_DUMPABLE =
 
 export class ProcessMemory {
   readonly fd: number;
+  #closed = false;
   constructor(pid: number) {
     try {
       this.fd = openSync(`/proc/${pid}/mem`, 'r+');
@@ -32,8 +33,10 @@ export class ProcessMemory {
     return writeMemory(this.fd, address, bytes);
   }
 
+  /** Idempotent. */
   close(): void {
-    closeSync(this.fd);
+    if (!this.#closed) closeSync(this.fd);
+    this.#closed = true;
   }
 }
 

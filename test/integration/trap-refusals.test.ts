@@ -100,20 +100,25 @@ test('a seccomp filter and no CAP_SYS_ADMIN: no-slot-in-reach', { skip: whyNotAs
   assert.equal(await running.finish(), 'fine status 7');
 });
 
-test('a program that this user may execute but not read is told', { skip: whyNotAsNobody() }, () => {
-  const program = openToAll(copyOf('calls'));
-  chmodSync(program, 0o711);
-  for (const name of ['count', 'trace']) {
-    const { status, stderr } = uprobe([name, 'libc:malloc', '--', program, '1'], {
-      wrapper: AS_NOBODY,
-    });
-    assert.match(
-      stderr,
-      /EACCES\. This user may execute its program but not read it .*as the owner .*CAP_SYS_PTRACE\n$/,
-    );
-    assert.equal(status, 1);
-  }
-});
+test(
+  'a program that this user may execute but not read is told, and does not run',
+  { skip: whyNotAsNobody() },
+  () => {
+    const program = openToAll(copyOf('calls'));
+    chmodSync(program, 0o711);
+    for (const name of ['count', 'trace']) {
+      const { status, stdout, stderr } = uprobe([name, 'libc:malloc', '--', program, '1'], {
+        wrapper: AS_NOBODY,
+      });
+      assert.match(
+        stderr,
+        /EACCES\. This user may execute its program but not read it .*as the owner .*CAP_SYS_PTRACE\n$/,
+      );
+      assert.equal(stdout, '');
+      assert.equal(status, 1);
+    }
+  },
+);
 
 for (const [mode, code] of [
   ['patched', /^text-already-patched: .*has a breakpoint/],

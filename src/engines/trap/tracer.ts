@@ -242,7 +242,7 @@ export class Tracer implements StopListener {
         }
         if (stopEvent(status) === EVENT.exec) {
           this.#paused.add(thread.process);
-          this.#tracees.executed(thread, status);
+          this.#startedOrEnded(thread, status);
           return child.pid;
         }
         ptrace.cont(child.pid, stopEvent(status) === 0 ? stopSignal(status) : 0);
@@ -250,6 +250,16 @@ export class Tracer implements StopListener {
       throw new SyscallError(`wait4(${child.pid})`, 10);
     } finally {
       child.release();
+    }
+  }
+
+  /** A program whose memory may not be opened is not run at all. */
+  #startedOrEnded(thread: Thread, status: number): void {
+    try {
+      this.#tracees.executed(thread, status);
+    } catch (e) {
+      process.kill(thread.tid, 'SIGKILL'); // our child, stopped: the number is its own
+      throw e;
     }
   }
 
