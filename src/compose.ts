@@ -74,13 +74,13 @@ const table = new Table(offers);
  * Probe one place. Resolves when it is armed in every process concerned that maps the file, and `pending` where none
  * does yet. Rejects with SpecError, FileError, PlaceError, ProcessError or RefusedError, and then nothing was changed.
  */
-export async function registerUprobe(spec: UprobeSpec): Promise<Uprobe> {
+export async function registerUprobe<C = unknown>(spec: UprobeSpec<C>): Promise<Uprobe> {
   const [registration] = await register(table, [checkSpec(spec)], { one: true });
   return registration!.view;
 }
 
 /** Probe any number of places as one transaction: all of them, or none. */
-export async function registerUprobes(specs: Iterable<UprobeSpec>): Promise<UprobeGroup> {
+export async function registerUprobes<C = unknown>(specs: Iterable<UprobeSpec<C>>): Promise<UprobeGroup> {
   const checked = checkSpecs(specs);
   return new UprobeGroup(await register(table, checked), checked);
 }

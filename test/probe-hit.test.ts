@@ -36,6 +36,10 @@ function rawHit(memory: Uint8Array, regs = new BigUint64Array(27), fields: Parti
     phase: 'pre',
     pid: process.pid,
     tid: process.pid,
+    trees: [],
+    call: 0,
+    entry: { time: 0n, args: new BigUint64Array(6), lastConsumer: 0 },
+    fault: { signal: 11, code: 1, address: 0n },
     time: 42n,
     regs,
     floatRegs: () => {

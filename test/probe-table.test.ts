@@ -276,11 +276,11 @@ void describe('a handler that fails', () => {
     ]);
     const siteId = engine.siteOf(group.at(0)!);
     engine.hit(siteId, { pid, alive: () => alive });
-    engine.sink.missed(siteId, pid, 'pre', 'late');
+    engine.sink.missed(siteId, pid, [], 'pre', 'late');
     assert.equal(ran, 0);
     assert.deepEqual([...group].map((u) => [u.nhits, u.nmissed]), [[0n, 1n], [0n, 1n]]); // prettier-ignore
-    engine.sink.missed(siteId, other, 'pre', 'late');
-    engine.sink.missed(siteId, pid, 'post', 'late');
+    engine.sink.missed(siteId, other, [], 'pre', 'late');
+    engine.sink.missed(siteId, pid, [], 'post', 'late');
     assert.deepEqual([...group].map((u) => u.nmissed), [1n, 1n]); // prettier-ignore
   });
 });

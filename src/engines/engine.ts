@@ -39,8 +39,17 @@ export type OutOfLine =
 /** What decides whether a site can be armed at all. */
 export type ArmableSite = Pick<SitePlace, 'instruction'> & OutOfLine;
 
-/** Which processes a consumer wants. `'all'` is every process, present and future. */
-export type ProcessSet = 'all' | readonly number[];
+/**
+ * Which processes a consumer wants. `'all'` is every process, present and future; a tree is a process with all its
+ * descendants, whatever becomes of itself.
+ */
+export type ProcessSet = 'all' | readonly number[] | { readonly tree: number };
+
+/** How many trees that are asked for one process may be in at once. */
+export const MOST_TREES = 8;
+
+/** When handlers are called: before the displaced instruction, after it, when it faults, when the function returns. */
+export type Phase = 'pre' | 'post' | 'fault' | 'return';
 
 /** One uprobe as an engine sees it. Plain data. */
 export interface Consumer {
@@ -66,6 +75,8 @@ export interface SiteChange {
 export interface ArmReport {
   readonly siteId: number;
   readonly pid: number;
+  /** The trees it is in, by the pids of their roots. */
+  readonly trees?: readonly number[];
   /**
    * `pending`: the process does not map the file now; it is armed as soon as it does. `gone`: the process ended
    * or is no longer ours.
@@ -77,9 +88,20 @@ export interface ArmReport {
 /** A hit as an engine hands it over; valid only until `sink.hit` returns. */
 export interface RawHit {
   readonly siteId: number;
-  readonly phase: 'pre' | 'post';
+  readonly phase: Phase;
   readonly pid: number;
   readonly tid: number;
+  /** The trees the process is in, by the pids of their roots. */
+  readonly trees: readonly number[];
+  /**
+   * `pre` at the entry of a function whose return is wanted, and its `return`: which call of it this is, unique among those
+   * of the site. 0: none.
+   */
+  readonly call: number;
+  /** `return`: what was kept when the function was entered. */
+  readonly entry: CallEntry;
+  /** `fault`: the signal that the displaced instruction raised. */
+  readonly fault: RaisedSignal;
   /** CLOCK_MONOTONIC, ns. */
   readonly time: bigint;
   /** The kernel's user_regs_struct as 27 64-bit words (x86-64: see probe/regs.ts for the order); writable. */
@@ -94,8 +116,29 @@ export interface RawHit {
   alive(): boolean;
 }
 
+/** The entry of a call that has returned. */
+export interface CallEntry {
+  /** CLOCK_MONOTONIC, ns. */
+  readonly time: bigint;
+  /** The registers that hold the first arguments: di, si, dx, cx, r8, r9. */
+  readonly args: BigUint64Array;
+  /** Consumers with greater ids came later and have not seen this call begin. */
+  readonly lastConsumer: number;
+}
+
+/** sigaction(2), siginfo_t. */
+export interface RaisedSignal {
+  readonly signal: number;
+  readonly code: number;
+  /** si_addr: what could not be accessed (SIGSEGV, SIGBUS), else the instruction. */
+  readonly address: bigint;
+}
+
 export interface Verdict {
-  /** Pre phase: do not run the displaced instruction (nor the post handlers); `ip` is as the handlers left it. */
+  /**
+   * Pre phase: do not run the displaced instruction (nor the post handlers); `ip` is as the handlers left it. Fault phase:
+   * the fault is dealt with, and the thread goes on with these registers and without the signal.
+   */
   readonly skip: boolean;
   /** False: no register was written, and the engine need not look at them. */
   readonly changed: boolean;
@@ -104,8 +147,10 @@ export interface Verdict {
 /** What engines call. All on the thread that made the engine, never while another call of it runs. */
 export interface EngineSink {
   hit(hit: RawHit): Verdict;
-  /** The handlers of these consumers could not run at a hit (`phase` pre), or their post handlers at one. */
-  missed(siteId: number, pid: number, phase: 'pre' | 'post', why: string): void;
+  /** The handlers of a phase could not run at a hit. */
+  missed(siteId: number, pid: number, trees: readonly number[], phase: Phase, why: string): void;
+  /** These calls will not return: their frames were left by longjmp or an exception, or their thread has ended. */
+  abandoned(siteId: number, pid: number, trees: readonly number[], calls: readonly number[]): void;
   state(report: ArmReport): void;
   /** A process ended, or is no longer ours: every site of it is gone. */
   ended(pid: number): void;

@@ -2,12 +2,14 @@
  * One hit through all uprobes of its site, in registration order, each seeing the registers its predecessor left. On
  * the hot path: no closures, nothing computed that no handler asks for.
  */
-import type { RawHit, Verdict } from '../engines/engine.js';
-import { HitView, endHit } from './hit.js';
+import type { Phase, RawHit, Verdict } from '../engines/engine.js';
+import { FaultView, HitView, PreView, ReturnView, endHit } from './hit.js';
 import { PtRegs, beginChanges, endRegs, haveChanged, undoChanges } from './regs.js';
 import type { Registration } from './registration.js';
 import { reportError } from './report.js';
 import type { Site } from './site.js';
+import type { CheckedSpec } from './spec.js';
+import type { Fault } from './types.js';
 
 const RUN: Verdict = { skip: false, changed: false };
 const RUN_CHANGED: Verdict = { skip: false, changed: true };
@@ -24,23 +26,23 @@ export type Leave = (registration: Registration) => void;
  * `countMissed`: such a hit is counted there and not here.
  */
 export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
-  const isPre = raw.phase === 'pre';
+  const { phase } = raw;
   const regs = new PtRegs(raw.regs);
   let skip = false;
   let changed = false;
   handled.length = 0;
   // `registrations` is replaced, not changed, when uprobes come and go.
   for (const registration of site.registrations) {
-    const { preHandler, postHandler } = registration.spec;
-    const handler = isPre ? preHandler : postHandler;
-    if (handler === undefined || !registration.live || !registration.wants(raw.pid)) continue;
+    if (!concerns(registration, raw, phase)) continue;
     if (!raw.alive()) break;
-    const verdict = call(registration, handler, raw, regs);
-    // A hit is counted once: at the first handler of the uprobe that it can reach.
-    if (isPre || preHandler === undefined) handled.push(registration);
+    const verdict = call(registration, raw, regs, phase);
+    if (countsAt(registration.spec, phase)) handled.push(registration);
     if (haveChanged(regs)) changed = true;
-    if (verdict === 'skip' && isPre) skip = true;
-    else if (verdict === 'remove') {
+    if (verdict === 'skip') skip = true;
+    else if (verdict === 'handled') {
+      skip = true;
+      break;
+    } else if (verdict === 'remove') {
       registration.live = false;
       leave(registration);
     }
@@ -51,25 +53,109 @@ export function dispatch(site: Site, raw: RawHit, leave: Leave): Verdict {
   return changed ? RUN_CHANGED : RUN;
 }
 
-type AnyHandler = (hit: HitView) => unknown;
+/** Whether a handler of this uprobe is to be called now. */
+function concerns(registration: Registration, raw: RawHit, phase: Phase): boolean {
+  if (handlerFor(registration.spec, phase) === undefined) return false;
+  if (!registration.live || !registration.wants(raw.pid, raw.trees)) return false;
+  return phase !== 'return' || registration.id <= raw.entry.lastConsumer;
+}
+
+function handlerFor(spec: CheckedSpec, phase: Phase): unknown {
+  switch (phase) {
+    case 'pre':
+      return spec.preHandler;
+    case 'post':
+      return spec.postHandler;
+    case 'fault':
+      return spec.faultHandler;
+    case 'return':
+      return spec.returnHandler;
+  }
+}
+
+/** A hit is counted once: at the first handler of the uprobe that it can reach. */
+function countsAt(spec: CheckedSpec, phase: Phase): boolean {
+  if (phase === 'pre' || spec.preHandler !== undefined) return phase === 'pre';
+  if (phase === 'post' || spec.postHandler !== undefined) return phase === 'post';
+  return phase === 'return' || spec.returnHandler === undefined;
+}
 
 /** The handler's answer; undefined when it threw. */
-function call(registration: Registration, handler: AnyHandler, raw: RawHit, regs: PtRegs): unknown {
-  const hit = new HitView(raw, registration.view, regs);
+function call(registration: Registration, raw: RawHit, regs: PtRegs, phase: Phase): unknown {
   beginChanges(regs);
   try {
-    const verdict = handler(hit);
+    const verdict = callHandler(registration, raw, regs, phase);
     if (typeof verdict === 'object' && verdict !== null) refusePromise(verdict);
-    else if (typeof verdict === 'string') checkWord(verdict, raw.phase);
+    else if (typeof verdict === 'string') checkWord(verdict, phase);
+    // what a fault handler does counts only where it says so
+    if (phase === 'fault' && verdict !== 'handled') undoChanges(regs);
     return verdict;
   } catch (error) {
     undoChanges(regs);
     registration.errors++;
-    reportError(registration, raw.phase, raw.pid, raw.tid, error);
+    if (phase === 'fault' || !repaired(registration, raw, regs, phase, error))
+      reportError(registration, phase, raw.pid, raw.tid, error);
     return undefined;
+  }
+}
+
+function callHandler(registration: Registration, raw: RawHit, regs: PtRegs, phase: Phase): unknown {
+  const { spec, view, calls } = registration;
+  switch (phase) {
+    case 'pre': {
+      const hit = new PreView(raw, view, regs);
+      try {
+        return spec.preHandler!(hit);
+      } finally {
+        if (raw.call !== 0 && spec.returnHandler !== undefined && hit.call !== undefined)
+          calls.set(raw.call, hit.call);
+        endHit(hit);
+      }
+    }
+    case 'post':
+      return during(new HitView(raw, view, regs), spec.postHandler!);
+    case 'fault':
+      return during(new FaultView(raw, view, regs, undefined), spec.faultHandler!);
+    case 'return': {
+      const value = calls.get(raw.call);
+      calls.delete(raw.call);
+      return during(new ReturnView(raw, view, regs, value), spec.returnHandler!);
+    }
+  }
+}
+
+function during<H extends HitView>(hit: H, handler: (hit: H) => unknown): unknown {
+  try {
+    return handler(hit);
   } finally {
     endHit(hit);
   }
+}
+
+/** A handler threw: the uprobe's fault handler may deal with it, and what that writes to registers then holds. */
+function repaired(
+  registration: Registration,
+  raw: RawHit,
+  regs: PtRegs,
+  handler: 'pre' | 'post' | 'return',
+  error: unknown,
+): boolean {
+  const { faultHandler } = registration.spec;
+  if (faultHandler === undefined) return false;
+  const fault: Fault = { origin: 'handler', handler, error };
+  beginChanges(regs);
+  try {
+    const verdict: unknown = during(new FaultView(raw, registration.view, regs, fault), faultHandler);
+    if (typeof verdict === 'object' && verdict !== null) refusePromise(verdict);
+    else if (typeof verdict === 'string') checkWord(verdict, 'fault');
+    if (verdict === 'handled') return true;
+    undoChanges(regs);
+  } catch (e) {
+    undoChanges(regs);
+    registration.errors++;
+    reportError(registration, 'fault', raw.pid, raw.tid, e);
+  }
+  return false;
 }
 
 /** An async function in disguise. What it does later happens to nobody's hit, and must not end the process either. */
@@ -82,12 +168,22 @@ function refusePromise(value: object): void {
   );
 }
 
+/** What each kind of handler may say. */
+const VERDICTS: Readonly<Record<Phase, readonly string[]>> = {
+  pre: ['skip', 'remove'],
+  post: ['remove'],
+  fault: ['handled'],
+  return: ['remove'],
+};
+
 /** Any other value is a by-product (`() => n++`); a word was meant to be one of ours, and must not be ignored in silence. */
-function checkWord(word: string, phase: RawHit['phase']): void {
-  if (word === 'remove' || (word === 'skip' && phase === 'pre')) return;
-  const [what, words] = phase === 'pre' ? ['', "'skip' or 'remove'"] : ['post ', "'remove'"];
+function checkWord(word: string, phase: Phase): void {
+  const words = VERDICTS[phase];
+  if (words.includes(word)) return;
+  const what = phase === 'pre' ? '' : `${phase} `;
   throw new TypeError(
-    `the ${what}handler returned ${JSON.stringify(word.slice(0, 60))}: it may return ${words}, or nothing`,
+    `the ${what}handler returned ${JSON.stringify(word.slice(0, 60))}: it may return ` +
+      `${words.map((w) => `'${w}'`).join(' or ')}, or nothing`,
   );
 }
 
@@ -95,10 +191,26 @@ function checkWord(word: string, phase: RawHit['phase']): void {
  * The handlers of one phase of a hit could not run, or ran beyond their deadline. A post handler that is missed counts
  * also where the pre handler of the same uprobe had run: what did not happen is never silent.
  */
-export function countMissed(site: Site, pid: number, phase: 'pre' | 'post'): void {
+export function countMissed(site: Site, pid: number, trees: readonly number[], phase: Phase): void {
+  for (const registration of site.registrations)
+    if (
+      handlerFor(registration.spec, phase) !== undefined &&
+      registration.live &&
+      registration.wants(pid, trees)
+    )
+      registration.missed++;
+}
+
+/** Calls that will not return. */
+export function countAbandoned(
+  site: Site,
+  pid: number,
+  trees: readonly number[],
+  calls: readonly number[],
+): void {
   for (const registration of site.registrations) {
-    const { preHandler, postHandler } = registration.spec;
-    const handler = phase === 'pre' ? preHandler : postHandler;
-    if (handler !== undefined && registration.live && registration.wants(pid)) registration.missed++;
+    if (registration.spec.returnHandler === undefined || !registration.wants(pid, trees)) continue;
+    registration.abandoned += calls.length;
+    for (const id of calls) registration.calls.delete(id);
   }
 }

@@ -2,7 +2,7 @@
 import type { Refusal } from '../base/errors.js';
 import type { Displaced, Instruction } from '../arch/arch.js';
 import type { Consumer, Engine, EngineName } from '../engines/engine.js';
-import { RETURN_REFUSAL, type WantedProcesses } from './spec.js';
+import type { WantedProcesses } from './spec.js';
 
 /** One engine, made only when it is needed, or the reason why there is none. In the order of preference. */
 export interface EngineOffer {
@@ -60,7 +60,6 @@ function refusalOf(offer: EngineOffer, need: Need): Refusal | undefined {
   const processes = need.processes && offer.refuseProcesses?.(need.processes);
   if (processes !== undefined) return processes;
   const { instruction, displaced, consumers } = need;
-  if (consumers.some((c) => c.return)) return RETURN_REFUSAL;
   const site = displaced.ok
     ? { template: displaced.template }
     : { template: undefined, refusal: displaced.refusal };

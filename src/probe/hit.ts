@@ -3,9 +3,10 @@ import { readFileSync } from 'node:fs';
 import { hex } from '../base/address.js';
 import { UprobeError } from '../base/errors.js';
 import type { RawHit } from '../engines/engine.js';
+import { signalName } from '../linux/signal-name.js';
 import { statFields } from '../process/check.js';
 import { hitIsOver, type PtRegs } from './regs.js';
-import type { Hit, ScalarType } from './types.js';
+import type { Fault, FaultHit, Hit, PreHit, ReturnHit, ScalarType } from './types.js';
 import type { Uprobe } from './uprobe.js';
 
 /** One page: reads that stay inside one succeed or fail as a whole. */
@@ -41,6 +42,10 @@ export class HitView implements Hit {
     };
   }
 
+  /** Throws when the hit is over. */
+  protected live(): RawHit {
+    return this.#live();
+  }
   #live(): RawHit {
     if (this.#raw === undefined) throw hitIsOver();
     return this.#raw;
@@ -155,6 +160,50 @@ export class HitView implements Hit {
         'the deadline of this hit has passed and its thread has gone on: nothing was written',
       );
     if (bytes.length > 0) raw.write(toAddress(address), bytes);
+  }
+}
+
+export class PreView extends HitView implements PreHit {
+  call: unknown;
+}
+
+export class ReturnView extends HitView implements ReturnHit {
+  readonly call: unknown;
+
+  constructor(raw: RawHit, uprobe: Uprobe, regs: PtRegs, call: unknown) {
+    super(raw, uprobe, regs);
+    this.call = call;
+  }
+
+  get returnValue(): bigint {
+    return this.regs.ax;
+  }
+  set returnValue(value: bigint | number) {
+    this.regs.ax = value;
+  }
+  get duration(): bigint {
+    const { time, entry } = this.live();
+    return time - entry.time;
+  }
+  get entryArgs(): readonly bigint[] {
+    return [...this.live().entry.args];
+  }
+}
+
+export class FaultView extends HitView implements FaultHit {
+  readonly #fault: Fault | undefined;
+
+  /** @param fault undefined: a signal of the instruction, which `raw` knows. */
+  constructor(raw: RawHit, uprobe: Uprobe, regs: PtRegs, fault: Fault | undefined) {
+    super(raw, uprobe, regs);
+    this.#fault = fault;
+  }
+
+  get fault(): Fault {
+    const raw = this.live();
+    if (this.#fault !== undefined) return this.#fault;
+    const { signal, code, address } = raw.fault;
+    return { origin: 'instruction', signal: signalName(signal), code, address };
   }
 }
 

@@ -51,6 +51,9 @@ export class Ifuncs {
    * all others every candidate. None where that could miss the right one. No processes: whichever there may be.
    */
   implementations(symbol: ElfSymbol, processes: ProcessSet): Implementation[] {
+    // all of a tree run on this machine, and choose as its root has
+    if (processes !== 'all' && 'tree' in processes)
+      return this.implementations(symbol, [processes.tree]).map(({ address }) => ({ address, processes }));
     const byAddress = new Map<VirtualAddress, number[]>();
     const isAny = processes === 'all' || processes.length === 0;
     const undecided: number[] = [];

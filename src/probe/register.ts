@@ -90,9 +90,11 @@ class HeldModules {
 
   /** The files a spec means, each with the processes it means it in. */
   resolve(spec: CheckedSpec): Wish[] {
-    const processes = plainProcesses(spec);
+    const { processes } = spec;
     if (processes === 'all' || spec.pathname.includes('/'))
       return [{ spec, processes, module: this.#module(spec.pathname, undefined) }];
+    if ('tree' in processes)
+      return [{ spec, processes, module: this.#module(spec.pathname, processes.tree) }];
     const byModule = new Map<ProbedModule, number[]>();
     for (const pid of processes) {
       const module = this.#module(spec.pathname, pid);
@@ -123,12 +125,6 @@ class HeldModules {
   }
 }
 
-/** Trees are for engines that follow forks; `refuseProcesses` has refused them where there is none. */
-function plainProcesses({ processes }: CheckedSpec): ProcessSet {
-  if (processes === 'all') return 'all';
-  return 'tree' in processes ? [processes.tree] : processes;
-}
-
 function requireOneFile(wishes: readonly Wish[]): void {
   if (wishes.length === 1) return;
   const files = wishes.map((w) => `${w.module.path} in ${pidList(w.processes)}`);
@@ -139,7 +135,11 @@ function requireOneFile(wishes: readonly Wish[]): void {
 }
 
 const pidList = (processes: ProcessSet): string =>
-  processes === 'all' ? 'all processes' : `pid ${processes.join(', ')}`;
+  processes === 'all'
+    ? 'all processes'
+    : 'tree' in processes
+      ? `the tree of pid ${processes.tree}`
+      : `pid ${processes.join(', ')}`;
 
 /** With all modules locked: from wishes to armed uprobes, or to nothing at all. */
 async function arm(
@@ -187,7 +187,7 @@ async function undo(registrations: readonly Registration[]): Promise<void> {
 function requireNotAllRefused(registrations: readonly Registration[]): void {
   for (const registration of registrations) {
     const { processes, site } = registration;
-    if (processes === 'all') continue;
+    if (processes === 'all' || 'tree' in processes) continue;
     const reports = processes.map((pid) => site.reportOf(pid));
     const refusal = reports[0]?.refusal;
     if (refusal !== undefined && reports.every((r) => r?.state === 'refused'))
@@ -303,8 +303,8 @@ const sketch = (spec: CheckedSpec, processes: ProcessSet): Consumer => ({
   processes,
   pre: spec.preHandler !== undefined,
   post: spec.postHandler !== undefined,
-  fault: false,
-  return: false,
+  fault: spec.faultHandler !== undefined,
+  return: spec.returnHandler !== undefined,
   deadline: spec.deadline,
 });
 

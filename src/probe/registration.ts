@@ -23,6 +23,9 @@ export class Registration {
   handled = 0;
   missed = 0;
   errors = 0;
+  abandoned = 0;
+  /** What pre handlers have left for the return of the same call, by the call's number. */
+  readonly calls = new Map<number, unknown>();
   /** Handlers may run. False from the moment somebody asked to unregister. */
   live = true;
   /** Nobody's any more: out of its site, and no handler runs again. */
@@ -49,8 +52,8 @@ export class Registration {
       processes,
       pre: spec.preHandler !== undefined,
       post: spec.postHandler !== undefined,
-      fault: false,
-      return: false,
+      fault: spec.faultHandler !== undefined,
+      return: spec.returnHandler !== undefined,
       deadline: spec.deadline,
     };
   }
@@ -63,12 +66,16 @@ export class Registration {
     return BigInt(this.handled) + (this.#counted ?? this.site.engine.counted(this.id));
   }
 
-  wants(pid: number): boolean {
-    return this.processes === 'all' || this.processes.includes(pid);
+  wants(pid: number, trees: readonly number[] = []): boolean {
+    const { processes } = this;
+    if (processes === 'all') return true;
+    return 'tree' in processes ? trees.includes(processes.tree) : processes.includes(pid);
   }
 
+  /** The user has named this very process. */
   names(pid: number): boolean {
-    return this.processes !== 'all' && this.processes.includes(pid);
+    const { processes } = this;
+    return processes !== 'all' && ('tree' in processes ? processes.tree === pid : processes.includes(pid));
   }
 
   /** How it stands in each process. */
@@ -80,8 +87,12 @@ export class Registration {
       const refusal = this.ended ? this.endedBecause && refusalOf(this.endedBecause) : report?.refusal;
       return { pid, state, engine, ...(refusal && { refusal }) };
     };
-    if (this.processes !== 'all') return this.processes.map(stateOf);
-    return site.reports().map((r) => stateOf(r.pid));
+    const { processes } = this;
+    if (processes !== 'all' && !('tree' in processes)) return processes.map(stateOf);
+    return site
+      .reports()
+      .filter((r) => this.wants(r.pid, r.trees))
+      .map((r) => stateOf(r.pid));
   }
 
   /** The sum of `states()`, without making them. */
@@ -89,6 +100,11 @@ export class Registration {
     if (this.ended) return 'gone';
     const { processes, site } = this;
     if (processes === 'all') return site.reports().some((r) => r.state === 'armed') ? 'armed' : 'pending';
+    if ('tree' in processes) {
+      const own = site.reports().filter((r) => this.wants(r.pid, r.trees));
+      if (own.some((r) => r.state === 'armed')) return 'armed';
+      return own.length > 0 && own.every((r) => r.state === 'gone') ? 'gone' : 'pending';
+    }
     let gone = 0;
     for (const pid of processes) {
       const state = site.reportOf(pid)?.state;
@@ -103,6 +119,7 @@ export class Registration {
     this.#counted = this.site.engine.counted(this.id);
     this.live = false;
     this.ended = true;
+    this.calls.clear();
     this.endedBecause = because;
     this.onEnd?.();
     this.onEnd = undefined;

@@ -2,11 +2,20 @@
  * A spec as the user wrote it becomes one that needs no more checking: copied, typed, in range. Nothing here touches a
  * file or a process, so whatever is wrong is said before anything has happened.
  */
-import { RefusedError, SpecError, type Refusal } from '../base/errors.js';
+import { SpecError } from '../base/errors.js';
 import { nearest } from '../base/nearest.js';
 import type { EngineName } from '../engines/engine.js';
 import { Target } from './target.js';
-import type { ArmState, Handler, HandlerError, Place, PostHit, PreHit } from './types.js';
+import type {
+  ArmState,
+  FaultHit,
+  Handler,
+  HandlerError,
+  Place,
+  PostHit,
+  PreHit,
+  ReturnHit,
+} from './types.js';
 
 /** Which processes, with targets and single pids made plain. */
 export type WantedProcesses = 'all' | readonly number[] | { readonly tree: number };
@@ -18,6 +27,8 @@ export interface CheckedSpec {
   readonly engine: 'auto' | EngineName;
   readonly preHandler: Handler<PreHit, void | 'skip' | 'remove'> | undefined;
   readonly postHandler: Handler<PostHit, void | 'remove'> | undefined;
+  readonly faultHandler: Handler<FaultHit, void | 'handled'> | undefined;
+  readonly returnHandler: Handler<ReturnHit, void | 'remove'> | undefined;
   readonly deadline: number;
   readonly trustPlace: boolean;
   readonly signal: AbortSignal | undefined;
@@ -39,6 +50,8 @@ const OPTION_KEYS = [
   'engine',
   'preHandler',
   'postHandler',
+  'faultHandler',
+  'returnHandler',
   'deadline',
   'trustPlace',
   'signal',
@@ -48,24 +61,6 @@ const OPTION_KEYS = [
 const KEYS = new Set([...PLACE_KEYS, ...OPTION_KEYS]);
 const PLACE_KEY_SET = new Set(PLACE_KEYS);
 
-/** Until an engine can serve them. */
-export const RETURN_REFUSAL: Refusal = {
-  code: 'return-handlers-not-supported',
-  reason: 'handlers that run when a function returns are not supported by any engine here',
-  remedy: "Probe the function's ret instructions, or its entry",
-};
-const REFUSED_KEYS: ReadonlyMap<string, Refusal> = new Map([
-  ['returnHandler', RETURN_REFUSAL],
-  [
-    'faultHandler',
-    {
-      code: 'fault-handlers-not-supported',
-      reason: 'handlers that run when the probed instruction faults are not supported by any engine here',
-      remedy: 'A handler that throws is reported to onError',
-    },
-  ],
-]);
-
 type Fields = Readonly<Record<string, unknown>>;
 
 /** Check and copy one spec. `what` names it in messages. */
@@ -74,14 +69,16 @@ export function checkSpec(spec: unknown, what = 'spec'): CheckedSpec {
   checkKeys(fields, what);
   const preHandler = handlerOf<PreHit, void | 'skip' | 'remove'>(fields, 'preHandler', what);
   const postHandler = handlerOf<PostHit, void | 'remove'>(fields, 'postHandler', what);
-  const hasHandler = preHandler !== undefined || postHandler !== undefined;
+  const faultHandler = handlerOf<FaultHit, void | 'handled'>(fields, 'faultHandler', what);
+  const returnHandler = handlerOf<ReturnHit, void | 'remove'>(fields, 'returnHandler', what);
+  const handlers = { preHandler, postHandler, faultHandler, returnHandler };
+  const hasHandler = Object.values(handlers).some((h) => h !== undefined);
   return {
     pathname: checkPathname(fields['pathname'], `${what}.pathname`),
     place: checkPlace(pickPlace(fields), what),
     processes: processesOf(fields, hasHandler, what),
     engine: engineOf(fields['engine'], what),
-    preHandler,
-    postHandler,
+    ...handlers,
     deadline: deadlineOf(fields['deadline'], what),
     trustPlace: booleanOf(fields['trustPlace'], `${what}.trustPlace`),
     signal: signalOf(fields['signal'], what),
@@ -111,8 +108,6 @@ function requireObject(spec: unknown, what: string): Fields {
 function checkKeys(fields: Fields, what: string): void {
   for (const key of Object.keys(fields)) {
     if (KEYS.has(key) || fields[key] === undefined) continue;
-    const refusal = REFUSED_KEYS.get(key);
-    if (refusal !== undefined) throw new RefusedError(`${what}.${key}`, refusal);
     const [near] = nearest(key, KEYS, 1);
     const hint = near === undefined ? `it knows ${[...KEYS].join(', ')}` : `did you mean ${near}?`;
     throw wrong('unknown-key', `${what} has an unknown key ${JSON.stringify(key)}: ${hint}`);
@@ -166,7 +161,10 @@ function symbolPlace(fields: Fields, what: string): Place {
   if (typeof symbol !== 'string' || symbol === '' || symbol.length > LONGEST_SYMBOL || symbol.includes('\0'))
     throw wrong('bad-symbol', `${what}.symbol must be a symbol's name, not ${describe(symbol)}`);
   if (symbol.endsWith('%return'))
-    throw new RefusedError(`${what}.symbol ${JSON.stringify(symbol)}`, RETURN_REFUSAL);
+    throw wrong(
+      'bad-symbol',
+      `${what}.symbol ${JSON.stringify(symbol)}: the return of a function is a returnHandler at its symbol`,
+    );
   const symbolOffset = fields['symbolOffset'];
   if (symbolOffset === undefined) return { symbol };
   return { symbol, symbolOffset: sizeOf(symbolOffset, `${what}.symbolOffset`) };

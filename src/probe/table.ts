@@ -9,7 +9,7 @@ import { UprobeError, messageOf } from '../base/errors.js';
 import type { ArmReport, EngineName, EngineSink } from '../engines/engine.js';
 import type { OpenedFile } from '../process/opened-file.js';
 import { CodeFile } from './code-file.js';
-import { countMissed, dispatch } from './dispatch.js';
+import { countAbandoned, countMissed, dispatch } from './dispatch.js';
 import type { EngineOffer } from './engine-choice.js';
 import { ProbedModule, type ModuleHost } from './module.js';
 import type { Registration } from './registration.js';
@@ -76,9 +76,13 @@ export class Table {
         const site = this.#sites.get(raw.siteId);
         return site === undefined ? { skip: false, changed: false } : dispatch(site, raw, leave);
       },
-      missed: (siteId, pid, phase) => {
+      missed: (siteId, pid, trees, phase) => {
         const site = this.#sites.get(siteId);
-        if (site !== undefined) countMissed(site, pid, phase);
+        if (site !== undefined) countMissed(site, pid, trees, phase);
+      },
+      abandoned: (siteId, pid, trees, calls) => {
+        const site = this.#sites.get(siteId);
+        if (site !== undefined) countAbandoned(site, pid, trees, calls);
       },
       state: (report) => this.take(report),
       ended: (pid) => this.#processEnded(pid),
@@ -93,7 +97,7 @@ export class Table {
     const { pid, state, refusal } = report;
     const engine = site.engine.name;
     for (const registration of site.registrations)
-      if (registration.live && registration.wants(pid))
+      if (registration.live && registration.wants(pid, report.trees))
         reportState(registration, { pid, state, engine, ...(refusal && { refusal }) });
   }
 

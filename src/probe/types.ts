@@ -5,7 +5,7 @@ import type { PtRegs } from './regs.js';
 import type { Uprobe } from './uprobe.js';
 import type { Target } from './target.js';
 import type { Refusal } from '../base/errors.js';
-import type { EngineName } from '../engines/engine.js';
+import type { EngineName, Phase } from '../engines/engine.js';
 import type { ExitStatus } from '../process/spawn.js';
 
 export type { Refusal, EngineName, ExitStatus };
@@ -59,8 +59,45 @@ export interface Hit {
   /** Write the target's memory. Throws UprobeError `'not-writable'` where it cannot. */
   write(address: bigint, bytes: Uint8Array): void;
 }
-export type PreHit = Hit;
+export interface PreHit<C = unknown> extends Hit {
+  /**
+   * At a function's entry: a value of yours that the return handler of the same uprobe gets for the same call. Undefined
+   * until it is set; forgotten where the uprobe has no return handler.
+   */
+  call: C | undefined;
+}
 export type PostHit = Hit;
+
+/** A function has returned: `regs` are those of its caller, right behind the call. */
+export interface ReturnHit<C = unknown> extends Hit {
+  /** What the pre handler of the same uprobe has left for this call. */
+  readonly call: C | undefined;
+  /** `regs.ax` (System V psABI 3.2.3): what the caller gets. Writable; wraps to 64 bits. */
+  get returnValue(): bigint;
+  set returnValue(value: bigint | number);
+  /** Nanoseconds from entry to return (CLOCK_MONOTONIC), with the time that our own stops took in between. */
+  readonly duration: bigint;
+  /** The six integer argument registers as they were at the entry, before any handler. */
+  readonly entryArgs: readonly bigint[];
+}
+
+/** Why a fault handler is called. */
+export type Fault =
+  /** The displaced instruction has raised a signal. `regs` are the program's own, `ip` the instruction's. */
+  | {
+      readonly origin: 'instruction';
+      readonly signal: NodeJS.Signals;
+      /** si_code, sigaction(2): SEGV_MAPERR is 1, SEGV_ACCERR 2, … */
+      readonly code: number;
+      /** si_addr: what could not be accessed (SIGSEGV, SIGBUS), else the instruction's address. */
+      readonly address: bigint;
+    }
+  /** Another handler of the same uprobe has thrown; the registers are again as before it. */
+  | { readonly origin: 'handler'; readonly handler: 'pre' | 'post' | 'return'; readonly error: unknown };
+
+export interface FaultHit extends Hit {
+  readonly fault: Fault;
+}
 
 /** A plain handler is synchronous. */
 export type Handler<H, R> = (hit: H) => R | undefined;
@@ -69,10 +106,10 @@ export type Handler<H, R> = (hit: H) => R | undefined;
 export interface HandlerError {
   readonly uprobe: Uprobe;
   /**
-   * `pre`, `post`: the handler that threw, in this process and thread. `uprobe`: no handler; `error` says why the
+   * `pre`, `post`, `fault`, `return`: the handler that threw, in this process and thread. `uprobe`: no handler; `error` says why the
    * uprobe is gone (`file-changed`, `engine-failed`), and `pid` and `tid` are 0.
    */
-  readonly kind: 'pre' | 'post' | 'uprobe';
+  readonly kind: Phase | 'uprobe';
   readonly pid: number;
   readonly tid: number;
   readonly error: unknown;
@@ -90,7 +127,7 @@ export interface ArmState {
   readonly refusal?: Refusal;
 }
 
-export interface UprobeOptions {
+export interface UprobeOptions<C = unknown> {
   /**
    * A path, or a bare name: a soname (`libc.so.6`, `libc`) as the target's dynamic linker would find it, else a
    * program in $PATH.
@@ -101,9 +138,21 @@ export interface UprobeOptions {
   /** Default `'auto'`. A forced engine that refuses is a RefusedError. */
   engine?: 'auto' | EngineName;
   /** Before the displaced instruction. `'skip'`: do not run it, the handler has set `ip`. `'remove'`: unregister after this hit. */
-  preHandler?: Handler<PreHit, void | 'skip' | 'remove'>;
+  preHandler?: Handler<PreHit<C>, void | 'skip' | 'remove'>;
   /** After the displaced instruction. */
   postHandler?: Handler<PostHit, void | 'remove'>;
+  /**
+   * When the displaced instruction raises a signal, or another handler of this uprobe throws. `'handled'`: go on with the
+   * registers as they stand now, without the signal; with `ip` unchanged the instruction is tried again, at most 16 times in
+   * a row. The first `'handled'` wins. Otherwise the program gets exactly the signal it would have had; what the handler
+   * wrote to registers is dropped.
+   */
+  faultHandler?: Handler<FaultHit, void | 'handled'>;
+  /**
+   * When the function returns to its caller; only at a function's entry. Calls that are left by longjmp, an exception or the
+   * thread's end do not return: `nabandoned` counts them as they are noticed.
+   */
+  returnHandler?: Handler<ReturnHit<C>, void | 'remove'>;
   /** How long a hit may wait for a handler, in milliseconds (default 1000); then the thread goes on and `nmissed` counts. */
   deadline?: number;
   /** Probe a place although its instruction boundaries cannot be verified (no symbol or unwind entry covers it). */
@@ -115,7 +164,7 @@ export interface UprobeOptions {
 }
 
 /** What to probe, and what to call. The object is copied: changing it later changes nothing. */
-export type UprobeSpec = Place & UprobeOptions;
+export type UprobeSpec<C = unknown> = Place & UprobeOptions<C>;
 
 /** How a target's stream is connected: as in node:child_process. A number is a descriptor of ours. */
 export type TargetStdio = 'inherit' | 'pipe' | 'ignore' | number;

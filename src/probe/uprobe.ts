@@ -45,6 +45,13 @@ export class Uprobe implements AsyncDisposable {
   get nmissed(): bigint {
     return BigInt(this.#registration.missed);
   }
+  /**
+   * Calls of a function with a return handler that did not return: left by longjmp or an exception, or their thread has
+   * ended. They are noticed when their stack is used again, at the latest when the process ends or the uprobe goes.
+   */
+  get nabandoned(): bigint {
+    return BigInt(this.#registration.abandoned);
+  }
   /** Handlers that threw. */
   get nerrors(): bigint {
     return BigInt(this.#registration.errors);
@@ -82,6 +89,7 @@ export class Uprobe implements AsyncDisposable {
     const counts = {
       nhits: String(this.nhits),
       nmissed: String(this.nmissed),
+      nabandoned: String(this.nabandoned),
       nerrors: String(this.nerrors),
     };
     return { id, path: this.module.path, offset, symbol, symbolOffset, state, ...counts };

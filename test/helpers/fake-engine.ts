@@ -82,7 +82,9 @@ export class FakeEngine implements Engine {
   #arm({ site, consumers }: SiteChange): ArmReport[] {
     if (consumers.length === 0) this.armed.delete(site.id);
     else this.armed.set(site.id, consumers);
-    const pids = new Set(consumers.flatMap((c) => (c.processes === 'all' ? [] : c.processes)));
+    const pids = new Set(
+      consumers.flatMap(({ processes: p }) => (p === 'all' ? [] : 'tree' in p ? [p.tree] : p)),
+    );
     return [...pids].map((pid) => ({ siteId: site.id, pid, ...this.report }));
   }
 
@@ -106,6 +108,10 @@ export class FakeEngine implements Engine {
       phase: 'pre',
       pid: process.pid,
       tid: hit.pid ?? process.pid,
+      trees: [],
+      call: 0,
+      entry: { time: 0n, args: new BigUint64Array(6), lastConsumer: Number.MAX_SAFE_INTEGER },
+      fault: { signal: 11, code: 1, address: 0n },
       time: 0n,
       regs: new BigUint64Array(27),
       floatRegs: () => new Uint8Array(512),

@@ -19,6 +19,7 @@ function newEngine(failed: (e: Error) => void = assert.fail): TrapEngine {
   const sink: EngineSink = {
     hit: () => ({ skip: false, changed: false }),
     missed: nothing,
+    abandoned: nothing,
     state: nothing,
     ended: nothing,
     failed,

@@ -1,26 +1,29 @@
 /** Hits on their way to the handlers' thread and back, through the mailbox. Runs on the tracer thread. */
 import { futexWake } from '../../linux/futex.js';
 import { ptrace } from '../../linux/ptrace.js';
+import { MOST_TREES, type Phase } from '../engine.js';
 import type { Arm } from './address-space.js';
 import {
   AWAKE,
   FIELD,
   FP,
-  PHASE,
+  PHASES,
   SLOTS,
   STATE,
   VERDICT,
+  WIDE,
   WORD,
   replySlot,
   replyVerdict,
   type Mailbox,
 } from './mailbox.js';
 import { IDLE, type Thread } from './thread.js';
+import type { Want } from './wants.js';
 
 export interface HitReply {
   readonly thread: Thread;
   readonly arm: Arm;
-  readonly phase: 'pre' | 'post';
+  readonly phase: Phase;
   readonly skip: boolean;
   /** The handlers have written registers. */
   readonly changed: boolean;
@@ -52,16 +55,19 @@ export class Hits {
   }
 
   /** Hand over a stopped thread whose registers are in `nextSlot`. */
-  post(thread: Thread, arm: Arm, phase: 'pre' | 'post', siteId: number, deadline: number): void {
+  post(thread: Thread, arm: Arm, phase: Phase, { site, deadline }: Want): void {
     const slot = this.#free.pop()!;
     const words = this.mailbox.slot(slot);
-    words[FIELD.siteId] = siteId;
-    words[FIELD.pid] = thread.process.pid;
+    const { process: owner } = thread;
+    words[FIELD.siteId] = site.id;
+    words[FIELD.pid] = owner.pid;
     words[FIELD.tid] = thread.tid;
-    words[FIELD.phase] = phase === 'pre' ? PHASE.pre : PHASE.post;
-    words[FIELD.memFd] = thread.process.space.memory.fd;
+    words[FIELD.phase] = PHASES.indexOf(phase);
+    words[FIELD.memFd] = owner.space.memory.fd;
     words[FIELD.fp] = FP.none;
-    this.mailbox.time(slot)[0] = process.hrtime.bigint();
+    words[FIELD.call] = 0;
+    for (let i = 0; i < MOST_TREES; i++) words[FIELD.trees + i] = owner.trees[i] ?? 0;
+    this.mailbox.wide(slot)[WIDE.time] = process.hrtime.bigint();
     Atomics.store(words, FIELD.state, STATE.posted);
     this.#waiting.set(slot, thread);
     thread.activity = { kind: 'handlers', slot, arm, phase, expires: performance.now() + deadline };

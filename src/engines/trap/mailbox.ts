@@ -6,6 +6,7 @@
  * (deadline) is not used again while a late handler still writes to it.
  */
 import { mapRegion, regionAt, type Region } from '../../linux/memory.js';
+import type { Phase } from '../engine.js';
 
 export const SLOTS = 1024;
 /** Counters for uprobes without handlers. */
@@ -52,11 +53,28 @@ export const REASON = { reply: 1, command: 2, floatRegs: 4 } as const;
 /** What the handlers' thread does: sleeps in its event loop, looks for hits, or waits for one on a futex. */
 export const AWAKE = { no: 0, yes: 1, napping: 2 } as const;
 
-/** Words of a slot. */
-export const FIELD = { state: 0, siteId: 1, pid: 2, tid: 3, phase: 4, memFd: 5, fp: 6 } as const;
+/** Words of a slot. `trees` are MOST_TREES words, zeros behind the last. */
+export const FIELD = {
+  state: 0,
+  siteId: 1,
+  pid: 2,
+  tid: 3,
+  phase: 4,
+  memFd: 5,
+  fp: 6,
+  call: 7,
+  trees: 8,
+  lastConsumer: 224,
+  signal: 225,
+  signalCode: 226,
+} as const;
+/** 64-bit words of a slot. `args` are ARGS words. */
+export const WIDE = { time: 8, entryTime: 9, args: 10, faultAddress: 114 } as const;
+/** The registers of a call's first arguments. */
+export const ARGS = 6;
 export const STATE = { free: 0, posted: 1, running: 2, done: 3, abandoned: 4 } as const;
 export const FP = { none: 0, wanted: 1, ready: 2, failed: 3 } as const;
-export const PHASE = { pre: 0, post: 1 } as const;
+export const PHASES = ['pre', 'post', 'fault', 'return'] as const satisfies readonly Phase[];
 /** What handlers say of a hit: bits. None of them where they were too late, and the hit had been taken back. */
 export const VERDICT = { done: 1, skip: 2, changed: 4 } as const;
 
@@ -69,7 +87,7 @@ export class Mailbox {
   readonly #replyRing: Int32Array;
   readonly #slotWords: Int32Array[] = [];
   readonly #slotRegs: BigUint64Array[] = [];
-  readonly #slotTime: BigUint64Array[] = [];
+  readonly #slotWide: BigUint64Array[] = [];
 
   private constructor(region: Region) {
     const { buffer } = region.bytes;
@@ -103,12 +121,12 @@ export class Mailbox {
       REG_WORDS,
     ));
   }
-  /** One word: CLOCK_MONOTONIC, ns. */
-  time(index: number): BigUint64Array {
-    return (this.#slotTime[index] ??= new BigUint64Array(
+  /** All of a slot as 64-bit words. */
+  wide(index: number): BigUint64Array {
+    return (this.#slotWide[index] ??= new BigUint64Array(
       this.#region.bytes.buffer,
-      this.#slotAt(index) + 64,
-      1,
+      this.#slotAt(index),
+      SLOT_BYTES / 8,
     ));
   }
   fpRegs(index: number): Uint8Array {

@@ -2,7 +2,7 @@
 import { ProcessError, UprobeError } from '../../base/errors.js';
 import type { Program } from '../../linux/clone.js';
 import { SyscallError } from '../../linux/syscall-error.js';
-import type { ArmReport, Consumer, SiteFacts } from '../engine.js';
+import type { ArmReport, Consumer, Phase, SiteFacts } from '../engine.js';
 
 /** One uprobe as the tracer needs it: `counter` is where its hits are counted when it has no handlers. */
 export interface TracerConsumer extends Consumer {
@@ -29,8 +29,16 @@ export type Answer =
       readonly kind: 'missed';
       readonly siteId: number;
       readonly pid: number;
-      readonly phase: 'pre' | 'post';
+      readonly trees: readonly number[];
+      readonly phase: Phase;
       readonly why: string;
+    }
+  | {
+      readonly kind: 'abandoned';
+      readonly siteId: number;
+      readonly pid: number;
+      readonly trees: readonly number[];
+      readonly calls: readonly number[];
     }
   | { readonly kind: 'ended'; readonly pid: number }
   | {

@@ -1,7 +1,7 @@
 /** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
 import type { AddressSpace, Arm } from './address-space.js';
 import type { Want } from './wants.js';
-import type { ArmReport } from '../engine.js';
+import type { ArmReport, Phase } from '../engine.js';
 
 /** What a thread is in the middle of, where it matters for what its next stop means. */
 export type Activity =
@@ -11,7 +11,7 @@ export type Activity =
       readonly kind: 'handlers';
       readonly slot: number;
       readonly arm: Arm;
-      readonly phase: 'pre' | 'post';
+      readonly phase: Phase;
       readonly expires: number;
     }
   /** Stepping through the XOL slot: for its post handlers, or so that a held signal finds it outside. */
@@ -61,6 +61,8 @@ export class Process {
   readonly wants = new Map<number, Want>();
   /** How each wanted site stands, as last reported. */
   readonly states = new Map<number, ArmReport>();
+  /** The trees it is in that somebody has asked for, by the pids of their roots; at most MOST_TREES. */
+  trees: readonly number[] = [];
   constructor(
     readonly pid: number,
     public space: AddressSpace,

@@ -10,7 +10,7 @@ import { SyscallError } from '../../linux/syscall-error.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import { NR } from '../../linux/numbers.js';
 import { stopAt } from '../../arch/slot.js';
-import type { ArmReport } from '../engine.js';
+import type { ArmReport, Phase } from '../engine.js';
 import type { Arm } from './address-space.js';
 import { Arming } from './arming.js';
 import { FollowCpu } from './follow-cpu.js';
@@ -48,6 +48,7 @@ const NAP_MS = 5;
 /** How long the reply of handlers that have finished may take, ms: it is being written. */
 const REPLY_MS = 100;
 const CLOSE_TIMEOUT = 3000;
+const TOO_MANY = 'too many hits wait for their handlers';
 
 interface Registered {
   readonly site: SiteFacts;
@@ -409,7 +410,7 @@ export class Tracer implements StopListener {
   }
 
   #onlyHandlers(thread: Thread, { want }: Arm): boolean {
-    return want?.handlers === true && want.counters.length === 0 && this.#isOwners(thread);
+    return want?.pre === true && want.counters.length === 0 && this.#isOwners(thread);
   }
 
   #hit(thread: Thread, arm: Arm, slot: number): void {
@@ -417,14 +418,22 @@ export class Tracer implements StopListener {
     const { want } = arm;
     if (want === undefined || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
     for (const counter of want.counters) this.mailbox.counters[counter]!++;
-    if (!want.handlers) return this.#runDisplaced(thread, arm);
+    if (!want.pre) return this.#runInstruction(thread, arm);
     if (slot < 0) {
-      this.#report1(want.site.id, thread, 'pre', 'too many hits wait for their handlers');
-      return this.#runDisplaced(thread, arm);
+      this.#report1(want.site.id, thread, 'pre', TOO_MANY);
+      return this.#runInstruction(thread, arm);
     }
     // what the handlers see is the place itself, not the byte behind the breakpoint
     this.mailbox.regs(slot)[REG.ip] = BigInt(arm.address);
-    this.#hits.post(thread, arm, 'pre', want.site.id, want.deadline);
+    this.#hits.post(thread, arm, 'pre', want);
+  }
+
+  /** The instruction, in steps where post handlers follow it. */
+  #runInstruction(thread: Thread, arm: Arm): void {
+    if (arm.want?.post !== true || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    thread.activity = { kind: 'stepping', arm, post: true };
+    this.#tracees.step(thread);
   }
 
   /** Run the displaced instruction in its slot, registers as they are. */
@@ -454,10 +463,7 @@ export class Tracer implements StopListener {
     const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
     if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
     if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
-    if (arm.want?.post !== true) return this.#runDisplaced(thread, arm);
-    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
-    thread.activity = { kind: 'stepping', arm, post: true };
-    this.#tracees.step(thread);
+    this.#runInstruction(thread, arm);
   }
 
   /** The stop after one step in a slot. */
@@ -482,8 +488,8 @@ export class Tracer implements StopListener {
       ptrace.pokeUser(thread.tid, USER_IP, end);
       return this.#goOn(thread);
     }
-    if (slot >= 0) return this.#hits.post(thread, arm, 'post', arm.want.site.id, arm.want.deadline);
-    this.#report1(arm.want.site.id, thread, 'post', 'too many hits wait for their handlers');
+    if (slot >= 0) return this.#hits.post(thread, arm, 'post', arm.want);
+    this.#report1(arm.want.site.id, thread, 'post', TOO_MANY);
     ptrace.pokeUser(thread.tid, USER_IP, end);
     this.#goOn(thread);
   }
@@ -595,7 +601,8 @@ export class Tracer implements StopListener {
     return true;
   }
 
-  #report1(siteId: number, thread: Thread, phase: 'pre' | 'post', why: string): void {
-    this.answer({ kind: 'missed', siteId, pid: thread.process.pid, phase, why });
+  #report1(siteId: number, thread: Thread, phase: Phase, why: string): void {
+    const { pid, trees } = thread.process;
+    this.answer({ kind: 'missed', siteId, pid, trees, phase, why });
   }
 }

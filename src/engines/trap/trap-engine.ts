@@ -2,18 +2,44 @@
  * The trap engine as the table of probes sees it: `int3` and a ptrace stop. This side runs on the thread that
  * registered the probes, whose event loop calls the handlers; the tracer has a thread of its own.
  */
-import { availableParallelism, constants } from 'node:os';
+import { availableParallelism } from 'node:os';
 import type { Worker } from 'node:worker_threads';
 import { ProcessError, UprobeError, type Refusal } from '../../base/errors.js';
+import { signalName } from '../../linux/signal-name.js';
 import { Bell } from '../../linux/doorbell.js';
 import { futexWait } from '../../linux/futex.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import type { ExitStatus, SpawnRequest, Spawned } from '../../process/spawn.js';
-import type { ArmReport, Consumer, Engine, EngineSink, RawHit, SiteChange } from '../engine.js';
-import { AWAKE, FIELD, FP, Mailbox, PHASE, REASON, STATE, VERDICT, WORD, COUNTERS } from './mailbox.js';
+import {
+  MOST_TREES,
+  type ArmReport,
+  type CallEntry,
+  type Consumer,
+  type Engine,
+  type EngineSink,
+  type Phase,
+  type RaisedSignal,
+  type RawHit,
+  type SiteChange,
+} from '../engine.js';
+import {
+  ARGS,
+  AWAKE,
+  FIELD,
+  FP,
+  Mailbox,
+  PHASES,
+  REASON,
+  STATE,
+  VERDICT,
+  WIDE,
+  WORD,
+  COUNTERS,
+} from './mailbox.js';
 import { fromPlain, type Answer, type Command, type TracerChange } from './protocol.js';
 import { refusalFor } from './refusals.js';
 import { takeTracer } from './tracer-worker.js';
+import { hasHandlers, namedBy } from './wants.js';
 
 /** How long to look for the next hit, ms, before sleeping for it: a wake-up costs as much. */
 const SPIN_MS = 0.1;
@@ -114,8 +140,7 @@ class Trap implements TrapEngine {
 
   #countWanted(consumers: readonly Consumer[], change: number): void {
     for (const { processes } of consumers) {
-      if (processes === 'all') continue;
-      for (const pid of processes) {
+      for (const pid of namedBy(processes)) {
         const count = (this.#wanted.get(pid) ?? 0) + change;
         if (count > 0) this.#wanted.set(pid, count);
         else {
@@ -132,7 +157,7 @@ class Trap implements TrapEngine {
   }
 
   #counterOf(consumer: Consumer): number {
-    if (consumer.pre || consumer.post) return -1;
+    if (hasHandlers(consumer)) return -1;
     const known = this.#counters.get(consumer.id);
     if (known !== undefined) return known;
     const counter = this.#freeCounters.pop() ?? this.#nextCounter++;
@@ -266,9 +291,14 @@ class Trap implements TrapEngine {
         this.#keepAlive();
         return this.sink.ended(message.pid);
       case 'missed':
-        return this.sink.missed(message.siteId, message.pid, message.phase, message.why);
+        return this.sink.missed(message.siteId, message.pid, message.trees, message.phase, message.why);
+      case 'abandoned':
+        return this.sink.abandoned(message.siteId, message.pid, message.trees, message.calls);
       case 'exited':
-        this.#exits.get(message.pid)?.({ code: message.code, signal: signalName(message.signal) });
+        this.#exits.get(message.pid)?.({
+          code: message.code,
+          signal: message.signal === null ? null : signalName(message.signal),
+        });
         this.#exits.delete(message.pid);
         return this.#keepAlive();
       case 'crashed':
@@ -367,6 +397,8 @@ class Rhythm {
   }
 }
 
+const NO_TREES: readonly number[] = [];
+
 /** The hit in one mailbox slot. One object serves all hits: they are handled one at a time. */
 class SharedHit implements RawHit {
   #index = 0;
@@ -390,8 +422,8 @@ class SharedHit implements RawHit {
   get siteId(): number {
     return this.#words[FIELD.siteId]!;
   }
-  get phase(): 'pre' | 'post' {
-    return this.#words[FIELD.phase] === PHASE.pre ? 'pre' : 'post';
+  get phase(): Phase {
+    return PHASES[this.#words[FIELD.phase]!]!;
   }
   get pid(): number {
     return this.#words[FIELD.pid]!;
@@ -400,7 +432,30 @@ class SharedHit implements RawHit {
     return this.#words[FIELD.tid]!;
   }
   get time(): bigint {
-    return this.mailbox.time(this.#index)[0]!;
+    return this.mailbox.wide(this.#index)[WIDE.time]!;
+  }
+  get call(): number {
+    return this.#words[FIELD.call]!;
+  }
+  get trees(): readonly number[] {
+    if (this.#words[FIELD.trees] === 0) return NO_TREES;
+    const trees = this.#words.subarray(FIELD.trees, FIELD.trees + MOST_TREES);
+    return [...trees].filter((root) => root !== 0);
+  }
+  get entry(): CallEntry {
+    const wide = this.mailbox.wide(this.#index);
+    return {
+      time: wide[WIDE.entryTime]!,
+      args: wide.slice(WIDE.args, WIDE.args + ARGS),
+      lastConsumer: this.#words[FIELD.lastConsumer]!,
+    };
+  }
+  get fault(): RaisedSignal {
+    return {
+      signal: this.#words[FIELD.signal]!,
+      code: this.#words[FIELD.signalCode]!,
+      address: this.mailbox.wide(this.#index)[WIDE.faultAddress]!,
+    };
   }
   alive(): boolean {
     return Atomics.load(this.#words, FIELD.state) === STATE.running;
@@ -444,9 +499,3 @@ class SharedHit implements RawHit {
     return this.mailbox.fpRegs(this.#index);
   }
 }
-
-const signalNames = new Map<number, NodeJS.Signals>(
-  Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]),
-);
-const signalName = (signal: number | null): NodeJS.Signals | null =>
-  signal === null ? null : (signalNames.get(signal) ?? (`SIG${signal}` as NodeJS.Signals));
