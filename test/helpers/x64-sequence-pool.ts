@@ -239,32 +239,28 @@ function somePiece(random: Random, roles: Roles): Piece | undefined {
 }
 
 const info = new iced.InstructionInfoFactory();
-const READS: ReadonlySet<number> = new Set([
+const READS: ReadonlySet<iced.OpAccess> = new Set([
   iced.OpAccess.None,
   iced.OpAccess.Read,
   iced.OpAccess.CondRead,
   iced.OpAccess.NoMemAccess,
 ]);
 
-const numberOf = (register: number): number =>
+const numberOf = (register: iced.Register): number =>
   iced.RegisterExt.number(iced.RegisterExt.fullRegister(register));
 
-function keepsToRoles(instruction: InstanceType<typeof iced.Instruction>, roles: Roles): boolean {
+function keepsToRoles(instruction: iced.Instruction, roles: Roles): boolean {
   if (instruction.flowControl !== iced.FlowControl.Next || instruction.isStackInstruction) return false;
   if (instruction.isVsib || instruction.isPrivileged) return false;
   const used = info.info(instruction);
   const { pointers, small, data } = roles;
   try {
-    for (const { register, access } of used.usedRegisters() as { register: number; access: number }[]) {
+    for (const { register, access } of used.usedRegisters() as iced.UsedRegister[]) {
       if (READS.has(access)) continue;
       if (iced.RegisterExt.isSegmentRegister(register)) return false;
       if (iced.RegisterExt.isGPR(register) && !data.includes(numberOf(register))) return false;
     }
-    for (const { base, index, segment } of used.usedMemory() as {
-      base: number;
-      index: number;
-      segment: number;
-    }[]) {
+    for (const { base, index, segment } of used.usedMemory() as iced.UsedMemory[]) {
       const isElsewhere = segment === iced.Register.FS || segment === iced.Register.GS;
       const bases = isElsewhere ? small : [...pointers, RSP, RBP];
       if (index !== iced.Register.None && !small.includes(numberOf(index))) return false;
@@ -278,7 +274,7 @@ function keepsToRoles(instruction: InstanceType<typeof iced.Instruction>, roles:
 }
 
 /** `bt [memory], register` and its like reach far from their operand. */
-function indexesBits(instruction: InstanceType<typeof iced.Instruction>, small: readonly number[]): boolean {
+function indexesBits(instruction: iced.Instruction, small: readonly number[]): boolean {
   const { Bt, Bts, Btr, Btc } = iced.Mnemonic;
   if (![Bt, Bts, Btr, Btc].includes(instruction.mnemonic) || instruction.op0Kind !== iced.OpKind.Memory)
     return false;
