@@ -15,9 +15,7 @@ export type Activity =
       readonly expires: number;
     }
   /** Stepping through the XOL slot: for its post handlers, or so that a held signal finds it outside. */
-  | { readonly kind: 'stepping'; readonly arm: Arm; readonly post: boolean }
-  /** On its way through a system call that may change the mappings. */
-  | { readonly kind: 'mapping-call' };
+  | { readonly kind: 'stepping'; readonly arm: Arm; readonly post: boolean };
 
 export const IDLE: Activity = { kind: 'none' };
 
@@ -38,6 +36,8 @@ export class Thread {
   savedInfo: Uint8Array | undefined;
   /** The signal mask to put back when the thread has left the XOL slot. */
   savedMask: bigint | undefined;
+  /** On its way through a system call that may change the mappings, whatever it does and is done to on that way. */
+  mapping = false;
   /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */

@@ -242,6 +242,7 @@ export class Tracees {
     reported.activity = IDLE;
     reported.pending = undefined;
     reported.inVfork = false;
+    reported.mapping = false;
     reported.savedMask = undefined;
     this.listener.stopped(reported, status);
   }
@@ -359,15 +360,14 @@ export class Tracees {
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
-    if (thread.process.space.traceSyscalls || thread.activity.kind === 'mapping-call')
-      ptrace.untilSyscall(thread.tid, signal);
+    if (thread.process.space.traceSyscalls || thread.mapping) ptrace.untilSyscall(thread.tid, signal);
     else ptrace.cont(thread.tid, signal);
   }
 
   /** Resume at another address. */
   resumeAt(thread: Thread, ip: number): void {
     const { space } = thread.process;
-    if (space.frozen === 0 && !space.traceSyscalls && thread.activity.kind === 'none') {
+    if (space.frozen === 0 && !space.traceSyscalls && !thread.mapping && thread.activity.kind === 'none') {
       thread.savedInfo = undefined;
       thread.running = true;
       ptrace.pokeUserAndCont(thread.tid, USER_IP, ip);

@@ -431,6 +431,7 @@ export class Tracer implements StopListener {
   /** The instruction, in steps where post handlers follow it. */
   #runInstruction(thread: Thread, arm: Arm): void {
     if (arm.want?.post !== true || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.mapping = true;
     if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
@@ -438,7 +439,7 @@ export class Tracer implements StopListener {
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.mapping = true;
     this.#goOnAt(thread, arm.slot);
   }
 
@@ -553,7 +554,7 @@ export class Tracer implements StopListener {
     const result = BigInt.asIntN(64, scratch.regs[REG.ax]!);
     const entering = result === -38n; // -ENOSYS until the call has been made (entry_64.S)
     if (entering || (nr !== NR.mmap && nr !== NR.munmap)) return this.#tracees.resume(thread);
-    thread.activity = IDLE;
+    thread.mapping = false;
     this.#rearm(thread, result >= 0n ? thread.process.space.owner : undefined);
   }
 
