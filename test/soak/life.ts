@@ -7,26 +7,27 @@ export interface Life {
   kill(): void;
   /** Where it waits for that. */
   resume(): Promise<void>;
-  /** Its status. */
-  readonly ended: Promise<number | 'killed'>;
+  /** Its status, or the signal that ended it. */
+  readonly ended: Promise<number | string>;
 }
 
 export const started = async (program: string, args: readonly string[]): Promise<Life> => {
   const target = await spawnTarget(program, args, { stdio: ['ignore', 'ignore', 'inherit'] });
   return {
     pid: target.pid,
-    kill: () => void target.kill('SIGKILL'),
+    kill: () => target.kill('SIGKILL'),
     resume: () => target.resume(),
-    ended: target.exited.then(({ code, signal }) => (signal === 'SIGKILL' ? 'killed' : (code ?? -1))),
+    ended: target.exited.then(({ code, signal }) => signal ?? code ?? -1),
   };
 };
 
 /** One that was there already, and is nobody's child of ours. */
 export const running = async (program: string, args: readonly string[]): Promise<Life> => {
-  const { pid, finish } = await startProgram(program, args);
-  const ended = finish().then((said) => {
+  const shell = await startProgram(program, args);
+  const { pid } = shell;
+  const ended = shell.finish().then((said) => {
     const status = Number(/status (\d+)/.exec(said)?.[1]);
-    return status === 128 + 9 ? ('killed' as const) : status;
+    return status === 128 + 9 ? 'SIGKILL' : status;
   });
   return { pid, kill: () => process.kill(pid, 'SIGKILL'), resume: async () => {}, ended };
 };

@@ -115,7 +115,7 @@ class Round {
     this.#isOver = true;
     const mayBeOn = 2 * (this.shared.state('alive') + 1); // each in a call, and in a signal handler's
     this.life.kill();
-    assert.equal(await this.life.ended, 'killed');
+    assert.equal(await this.life.ended, 'SIGKILL');
     await busy;
     await this.#eventually('what a killed program called is accounted for', () => this.#unaccounted(mayBeOn));
     this.#count();

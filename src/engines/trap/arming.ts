@@ -41,12 +41,12 @@ export class Arming {
     const { space } = process;
     this.tracees.freeze(space);
     try {
-      if (process.space !== space || space.threads.size === 0) throw ended(process.pid);
-      const refusals = this.#change(process, space);
-      return this.#reports(process, asked, refusals);
+      if (process.threads.size === 0) throw ended(process.pid);
+      if (process.space === space) return this.#reports(process, asked, this.#change(process, space));
     } finally {
       this.tracees.thaw(space);
     }
+    return this.sync(process, asked); // it has executed a program meanwhile: its memory is another one
   }
 
   /** Sites that stay armed: other uprobes on them change nothing in the process. */
@@ -197,6 +197,10 @@ export class Arming {
       this.tracees.freeze(space);
     } catch {
       space.frozen++; // a thread in uninterruptible sleep executes nothing: its bytes can be restored all the same
+    }
+    if (process.space !== space) {
+      this.tracees.thaw(space);
+      return this.detach(process); // it has executed a program meanwhile
     }
     for (const thread of space.threads) {
       thread.process.role = 'leaving';

@@ -6,6 +6,7 @@ import { BellWait } from '../../linux/doorbell.js';
 import { clonePaused, type Program } from '../../linux/clone.js';
 import { SIG } from '../../linux/numbers.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
+import { ProcessError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import { NR } from '../../linux/numbers.js';
@@ -201,8 +202,7 @@ export class Tracer implements StopListener {
   #bringProcessAbout(pid: number, ids: ReadonlySet<number>, newcomer: boolean): ArmReport[] {
     let process = this.#tracees.processes.get(pid);
     if (process === undefined || process.role !== 'wanted') {
-      if (!newcomer)
-        return [...ids].filter((id) => this.#sites.has(id)).map((siteId) => ({ siteId, pid, state: 'gone' }));
+      if (!newcomer) return this.#allGone(pid, ids);
       process = this.#attach(pid, process);
     }
     for (const id of ids) {
@@ -215,7 +215,16 @@ export class Tracer implements StopListener {
       this.#arming.detach(process);
       return [];
     }
-    return this.#arming.sync(process, ids);
+    try {
+      return this.#arming.sync(process, ids);
+    } catch (e) {
+      if (newcomer || !(e instanceof ProcessError) || e.code !== 'no-such-process') throw e;
+      return this.#allGone(pid, ids); // nothing is asked of it that its end does not bring
+    }
+  }
+
+  #allGone(pid: number, ids: ReadonlySet<number>): ArmReport[] {
+    return [...ids].filter((id) => this.#sites.has(id)).map((siteId) => ({ siteId, pid, state: 'gone' }));
   }
 
   /** A process that is still on its way out of our hands is waited for, then attached anew. */
