@@ -18,9 +18,13 @@ import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
+const TRAP_FLAG = 0x100;
 /** Offset in struct user, for PTRACE_POKEUSER. */
 const USER_SP = REG.sp * 8;
 const SI_KERNEL = 0x80;
+/** si_code of the SIGTRAPs of a breakpoint, and of a step: TRAP_BRKPT, TRAP_TRACE (sigaction(2)). */
+const BY_BREAKPOINT = [SI_KERNEL];
+const STEPPED = [1, 2];
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
 const MOST_QUEUED = 64;
 
@@ -121,19 +125,38 @@ export class Arming {
   #leaveSlots(space: AddressSpace, arms: ReadonlySet<Arm>): void {
     for (const thread of space.threads) {
       if (thread.running) continue;
-      for (let i = 0; i < MAX_STEPS; i++) {
-        const inside = this.#slotOf(thread);
-        if (inside === undefined || !arms.has(inside.arm)) break;
-        const stop = stopAt(inside.arm.template, inside.at);
-        if (stop?.resume === undefined) {
-          this.#remote.step(thread);
-          continue;
-        }
-        ptrace.pokeUser(thread.tid, USER_IP, inside.arm.address + stop.resume);
-        this.#endStepping(thread);
-        break;
-      }
+      for (let i = 0; i < MAX_STEPS && this.#isInSlot(thread, arms); i++) this.#remote.step(thread);
     }
+  }
+
+  /** Whether a thread is in one of these slots and must be stepped further. From any defined place it is taken out. */
+  #isInSlot(thread: Thread, arms: ReadonlySet<Arm>): boolean {
+    const { regs } = this.tracees.scratch;
+    const inside = this.#slotOf(thread);
+    if (inside === undefined) {
+      // a step that has left the slot by itself
+      const { activity } = thread;
+      if (activity.kind === 'stepping' && arms.has(activity.arm))
+        this.#endStepping(thread, Number(regs[REG.ip]));
+      return false;
+    }
+    if (!arms.has(inside.arm)) return false;
+    const { address, template } = inside.arm;
+    const stop = stopAt(template, inside.at);
+    if (stop?.resume === undefined) return true;
+    if (thread.activity.kind === 'stepping' && stop.resume > 0 && template.pushesFlags)
+      this.clearPushedTrapFlag(thread, Number(regs[REG.sp]));
+    const ip = address + stop.resume;
+    ptrace.pokeUser(thread.tid, USER_IP, ip);
+    this.#endStepping(thread, ip);
+    return false;
+  }
+
+  /** A step sets the trap flag, and pushf has just pushed it. */
+  clearPushedTrapFlag(thread: Thread, sp: number): void {
+    const { memory } = thread.process.space;
+    const flags = memory.read(sp, 2);
+    if (flags !== undefined) memory.write(sp, Uint8Array.of(flags[0]!, flags[1]! & ~(TRAP_FLAG >> 8)));
   }
 
   #slotOf(thread: Thread): ReturnType<AddressSpace['inSlot']> {
@@ -142,17 +165,15 @@ export class Arming {
     return thread.process.space.inSlot(Number(scratch.regs[REG.ip]));
   }
 
-  /** The stop at the end of a step means nothing any more. */
-  #endStepping(thread: Thread): void {
+  /** The stop at the end of a step means nothing any more, whether it has been reported or is still to come. */
+  #endStepping(thread: Thread, ip: number): void {
     if (thread.activity.kind !== 'stepping') return;
     thread.activity = IDLE;
     this.restoreMask(thread);
-    if (
-      thread.pending !== undefined &&
-      stopEvent(thread.pending) === 0 &&
-      stopSignal(thread.pending) === SIG.trap
-    )
+    const { pending } = thread;
+    if (pending !== undefined && stopEvent(pending) === 0 && stopSignal(pending) === SIG.trap)
       thread.pending = PLAIN_STOP;
+    else if (this.#trapQueued(thread, STEPPED)) this.#letTrapOut(thread, ip);
   }
 
   restoreMask(thread: Thread): void {
@@ -236,7 +257,7 @@ export class Arming {
     if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
       thread.pending = PLAIN_STOP;
-    } else if (this.#trapQueued(thread)) {
+    } else if (this.#trapQueued(thread, BY_BREAKPOINT)) {
       this.#letTrapOut(thread, before);
     }
   }
@@ -264,14 +285,14 @@ export class Arming {
     return this.tracees.readInfo(thread) && this.tracees.scratch.infoCode === SI_KERNEL;
   }
 
-  #trapQueued(thread: Thread): boolean {
+  #trapQueued(thread: Thread, codes: readonly number[]): boolean {
     const { scratch } = this.tracees;
     for (let at = 0; at < MOST_QUEUED; at++) {
       // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
       scratch.word[0] = BigInt(at);
       scratch.word[1] = 1n << 32n;
       if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-      if (scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL) return true;
+      if (scratch.infoSignal === SIG.trap && codes.includes(scratch.infoCode)) return true;
     }
     return false;
   }

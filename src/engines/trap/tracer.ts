@@ -8,7 +8,6 @@ import { SIG } from '../../linux/numbers.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
-import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import { NR } from '../../linux/numbers.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
@@ -490,7 +489,7 @@ export class Tracer implements StopListener {
       if (stop?.resume !== arm.template.length) return this.#tracees.step(thread);
       end = arm.address + arm.template.length;
       regs[REG.ip] = BigInt(end);
-      if (arm.template.pushesFlags) this.#clearPushedTrapFlag(thread, Number(regs[REG.sp]));
+      if (arm.template.pushesFlags) this.#arming.clearPushedTrapFlag(thread, Number(regs[REG.sp]));
     }
     thread.activity = IDLE;
     this.#arming.restoreMask(thread);
@@ -502,14 +501,6 @@ export class Tracer implements StopListener {
     this.#report1(arm.want.site.id, thread, 'post', TOO_MANY);
     ptrace.pokeUser(thread.tid, USER_IP, end);
     this.#goOn(thread);
-  }
-
-  /** A step sets the trap flag, and pushf has just pushed it. */
-  #clearPushedTrapFlag(thread: Thread, sp: number): void {
-    const { fd } = thread.process.space.memory;
-    const flags = readMemory(fd, sp, 2);
-    if (flags !== undefined)
-      writeMemory(fd, sp, Uint8Array.of(flags[0]!, flags[1]! & ~Number(TRAP_FLAG >> 8n)));
   }
 
   /** A signal about to be delivered. A thread inside a slot must not be seen there by the program. */
