@@ -169,6 +169,7 @@ export class Tracees {
     if (thread === undefined) return this.#unknown(tid, status);
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
+    thread.interrupted = false; // any stop is the answer: the kernel then takes the request back (signal.c, ptrace_stop)
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
     if (event === EVENT.exec) return this.executed(thread, status);
