@@ -17,21 +17,21 @@ test('steps that end while their uprobes are taken out harm nobody', { timeout: 
   await target.resume();
   let ended: unknown;
   void target.exited.then((status) => (ended = status));
-  let after = 0;
+  let calls = 0;
   for (let i = 0; i < STORMS && ended === undefined; i++) {
     const group = await registerUprobes(
       work.map(({ offset }) => ({
         pathname: program,
         offset,
         processes: target,
-        postHandler: () => void after++,
+        postHandler: () => void calls++,
       })),
     );
     await new Promise((resolve) => setTimeout(resolve, i % 4));
     await group.unregister();
   }
   assert.equal(ended, undefined, JSON.stringify(ended));
-  assert.ok(after > STORMS);
+  assert.ok(calls > STORMS);
   target.kill('SIGKILL');
   await target.exited;
 });
