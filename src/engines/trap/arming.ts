@@ -4,12 +4,12 @@
  */
 import { SIG } from '../../linux/numbers.js';
 import { ptrace } from '../../linux/ptrace.js';
-import { ProcessError } from '../../base/errors.js';
 import type { SlotTemplate } from '../../arch/arch.js';
 import type { Refusal } from '../../base/errors.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
+import { ended, ifAlive, unlessDying } from './dying.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { IDLE, type Process, type Thread } from './thread.js';
@@ -46,7 +46,10 @@ export class Arming {
     this.tracees.freeze(space);
     try {
       if (process.threads.size === 0) throw ended(process.pid);
-      if (process.space === space) return this.#reports(process, asked, this.#change(process, space));
+      if (process.space === space) {
+        const refusals = unlessDying(process.pid, () => this.#change(process, space));
+        return this.#reports(process, asked, refusals);
+      }
     } finally {
       this.tracees.thaw(space);
     }
@@ -227,14 +230,18 @@ export class Arming {
       thread.process.role = 'leaving';
       if (!thread.running) this.#takeBack(thread);
     }
-    this.#disarm(space, [...space.arms.values()]);
-    const helper = [...space.threads].find((t) => !t.running);
-    if (helper !== undefined && space.areas.length > 0) {
-      this.#remote.unmap(helper, space.areas);
-      space.forgetAreas();
-    }
+    ifAlive(process.pid, () => this.#clear(space));
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+  }
+
+  /** Nothing of ours stays in this memory. */
+  #clear(space: AddressSpace): void {
+    this.#disarm(space, [...space.arms.values()]);
+    const helper = [...space.threads].find((t) => !t.running);
+    if (helper === undefined || space.areas.length === 0) return;
+    this.#remote.unmap(helper, space.areas);
+    space.forgetAreas();
   }
 
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
@@ -347,6 +354,3 @@ function templateOf(want: Want): SlotTemplate {
   if (want.site.template === undefined) throw new Error(`site ${want.site.id} has no template`);
   return want.site.template;
 }
-
-const ended = (pid: number): ProcessError =>
-  new ProcessError('no-such-process', pid, `process ${pid} has ended`);

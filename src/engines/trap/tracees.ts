@@ -11,6 +11,7 @@ import { statusField } from '../../linux/proc-status.js';
 import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
+import { ifAlive } from './dying.js';
 import { REG_WORDS } from './mailbox.js';
 import { IDLE, Process, Thread } from './thread.js';
 
@@ -233,11 +234,14 @@ export class Tracees {
   executed(reported: Thread, status: number): void {
     const { process } = reported;
     for (const other of [...process.threads.values()]) if (other !== reported) this.forget(other);
+    const owner = process.role === 'wanted' ? process : undefined;
+    const space = ifAlive(process.pid, () => new AddressSpace(process.pid, owner));
+    if (space === undefined) return; // killed already: its end is reported next
     const old = process.space;
     old.threads.delete(reported);
     if (old.threads.size === 0) old.close();
     this.listener.threadGone(reported);
-    process.space = new AddressSpace(process.pid, process.role === 'wanted' ? process : undefined);
+    process.space = space;
     process.space.threads.add(reported);
     reported.running = false;
     reported.activity = IDLE;

@@ -6,13 +6,13 @@ import { BellWait } from '../../linux/doorbell.js';
 import { clonePaused, type Program } from '../../linux/clone.js';
 import { SIG } from '../../linux/numbers.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
-import { ProcessError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { NR } from '../../linux/numbers.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
 import type { Arm } from './address-space.js';
 import { Arming } from './arming.js';
+import { hasEnded, ifAlive } from './dying.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
@@ -217,7 +217,7 @@ export class Tracer implements StopListener {
     try {
       return this.#arming.sync(process, ids);
     } catch (e) {
-      if (newcomer || !(e instanceof ProcessError) || e.code !== 'no-such-process') throw e;
+      if (newcomer || !hasEnded(e)) throw e;
       return this.#allGone(pid, ids); // nothing is asked of it that its end does not bring
     }
   }
@@ -356,7 +356,7 @@ export class Tracer implements StopListener {
     thread.pending = PLAIN_STOP;
     space.frozen++;
     try {
-      if (process !== undefined) this.#report(this.#arming.sync(process));
+      if (process !== undefined) ifAlive(process.pid, () => this.#report(this.#arming.sync(process)));
     } finally {
       this.#tracees.thaw(space);
     }
