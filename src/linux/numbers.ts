@@ -32,6 +32,7 @@ export const NR = {
 
 export const ERRNO = {
   EPERM: 1,
+  ENOENT: 2,
   ESRCH: 3,
   EINTR: 4,
   ECHILD: 10,
