@@ -27,6 +27,7 @@ export const NR = {
   exitGroup: 231,
   tgkill: 234,
   pipe2: 293,
+  kcmp: 312,
   clone3: 435,
 } as const;
 

@@ -7,11 +7,13 @@ import { ProcessError, messageOf } from '../../base/errors.js';
 import type { BellWait } from '../../linux/doorbell.js';
 import { mapRegion } from '../../linux/memory.js';
 import { ERRNO, NR, SIG } from '../../linux/numbers.js';
+import { shareMemory } from '../../linux/kcmp.js';
 import { statusField } from '../../linux/proc-status.js';
 import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
+import { sharersOf, waitsForChild } from './sharers.js';
 import { IDLE, Process, Thread } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
@@ -305,23 +307,46 @@ export class Tracees {
     if (process.space.threads.size > 0) this.listener.memoryLeft(process.space);
   }
 
-  /** Attach every thread of a running process. None of them has been stopped yet. */
+  /** Attach every thread of a running process, and of those that share its memory. None of them has been stopped yet. */
   attach(pid: number): Process {
     this.#refuseForeignChild(pid);
-    let process: Process | undefined;
+    const attached: Process[] = [];
     try {
       ptrace.seize(pid, OPTIONS);
-      process = new Process(pid, new AddressSpace(pid), 'wanted');
+      const process = new Process(pid, this.#spaceOf(pid), 'wanted');
       this.addThread(pid, process);
+      attached.push(process);
       while (this.#seizeNewThreads(process));
+      while (this.#seizeSharers(process, attached));
       return process;
     } catch (e) {
-      if (process !== undefined) this.letGo(process);
-      else this.#undoSeize(pid);
+      if (attached.length === 0) this.#undoSeize(pid);
+      for (const process of attached) this.letGo(process);
       if (e instanceof ProcessError) throw e;
       const code = e instanceof SyscallError && e.errno === ERRNO.ESRCH ? 'no-such-process' : 'cannot-attach';
       throw new ProcessError(code, pid, `process ${pid} cannot be attached: ${messageOf(e)}`, { cause: e });
     }
+  }
+
+  /** A memory of its own, or that of a process which we trace already. */
+  #spaceOf(pid: number): AddressSpace {
+    for (const process of this.processes.values())
+      if (process.role !== 'leaving' && shareMemory(pid, process.pid)) return process.space;
+    return new AddressSpace(pid);
+  }
+
+  /** What is put into this memory concerns them, too: they are carried over it. */
+  #seizeSharers(process: Process, attached: Process[]): boolean {
+    let found = false;
+    for (const pid of sharersOf(process.pid)) {
+      if (this.threads.has(pid) || !this.#seized(pid)) continue;
+      const sharer = new Process(pid, process.space, 'carried');
+      this.addThread(pid, sharer);
+      attached.push(sharer);
+      while (this.#seizeNewThreads(sharer));
+      found = true;
+    }
+    return found;
   }
 
   /** ptrace(2): stops of a child are also reported to its parent's waits, and Node's event loop waits for its children. */
@@ -340,21 +365,23 @@ export class Tracees {
     for (const name of readdirSync(`/proc/${process.pid}/task`)) {
       const tid = Number(name);
       if (this.threads.has(tid)) continue;
-      try {
-        ptrace.seize(tid, OPTIONS);
-      } catch (e) {
-        // Ended between the listing and now, or made by a thread of which we have just become the tracer
-        if (
-          e instanceof SyscallError &&
-          (e.errno === ERRNO.ESRCH || statusField(tid, 'TracerPid') === String(this.bell.tid))
-        )
-          continue;
-        throw e;
-      }
+      if (!this.#seized(tid)) continue;
       this.addThread(tid, process);
       found = true;
     }
     return found;
+  }
+
+  /** False: it has just ended, or was made by a thread of which we have just become the tracer. */
+  #seized(tid: number): boolean {
+    try {
+      ptrace.seize(tid, OPTIONS);
+      return true;
+    } catch (e) {
+      const hasEnded = e instanceof SyscallError && e.errno === ERRNO.ESRCH;
+      if (hasEnded || statusField(tid, 'TracerPid') === String(this.bell.tid)) return false;
+      throw e;
+    }
   }
 
   #undoSeize(tid: number): void {
@@ -384,7 +411,10 @@ export class Tracees {
       const late = [...space.threads].find(mustStop);
       if (late === undefined) return undefined;
       if (performance.now() > limit) return late;
-      if (!this.take(patience)) late.isZombie = hasEnded(late);
+      if (!this.take(patience)) {
+        late.isZombie = hasEnded(late);
+        late.inVfork = waitsForChild(late.tid, space.memory.fd);
+      }
       this.rungMeanwhile |= this.bell.rung();
     }
   }
