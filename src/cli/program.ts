@@ -29,12 +29,14 @@ Examples:
   uprobe trace libc:malloc --args 'size=arg0' -- ls
   uprobe trace bash:readline -p 4711 --duration 10
   uprobe trace libc:open --args 'path=str(arg0), flags=hex(arg1)' -o trace.txt -- git status
+  uprobe trace bash:execute_command --tree 4711 --duration 10
   uprobe trace --json -n 100 libsqlite3:sqlite3_step -- sqlite3 my.db .dump`;
 
 const COUNT_HELP = `${PROBES}
 
 Examples:
   uprobe count 'libc:*alloc' -- ls
+  uprobe count -f 'libc:fopen*' -- sh -c 'ls -l; date'
   uprobe count 'redis-server:*' -p 4711 --duration 5
   uprobe count --json 'bash:main+*' -- bash -c true`;
 
@@ -80,12 +82,19 @@ export function buildProgram(command: readonly string[] | undefined, finish: Fin
 function withTargets(command: Command): Command {
   return command
     .argument('<PROBE...>')
-    .usage('PROBE... [-p PID]... [options] [-- COMMAND [ARGUMENTS...]]')
+    .usage('PROBE... [-p PID | --tree PID]... [options] [-- COMMAND [ARGUMENTS...]]')
     .addOption(
       new Option('-p, --pid <PID>', 'probe this process (again, or a list, for several)').argParser(
         parsePids,
       ),
     )
+    .addOption(
+      new Option(
+        '--tree <PID>',
+        'this process and all its descendants, those to come, too (again, or a list)',
+      ).argParser(parsePids),
+    )
+    .option('-f, --follow', 'with the descendants of each -p or of COMMAND')
     .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
     .option('-o, --output <FILE>', 'write the lines there')
     .option('--json', 'JSON lines')

@@ -11,10 +11,10 @@ import type { WantedPlace } from './places.js';
 import { parseProbe } from './probe-spec.js';
 import { run } from './run.js';
 import { chooseTargets } from './targets.js';
+import type { TargetOptions } from './targets.js';
 import type { TraceArgument } from './trace-args.js';
 
-export interface TraceOptions {
-  readonly pid?: readonly number[];
+export interface TraceOptions extends TargetOptions {
   readonly args?: string;
   readonly json?: boolean;
   readonly count?: number;
@@ -35,7 +35,7 @@ export async function trace(
   const specs = probes.map(parseProbe);
   const isReturn = specs.some((s) => s.isReturn);
   const args = await parseArgs(options, isReturn);
-  const targets = chooseTargets(options.pid, command);
+  const targets = chooseTargets(options, command);
   const ending = new Ending();
   const { post = false, trustPlace = false, engine, deadline, output } = options;
   let tracer: Tracer | undefined;
@@ -45,14 +45,15 @@ export async function trace(
     targets,
     duration: options.duration,
     ending,
-    arm: async (pids) => {
+    arm: async (whom) => {
+      const { pids } = whom;
       const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       const fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
       const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
       const making = new Tracer(lines, args, options, ending);
       tracer = making;
       return armPlaces(found, {
-        pids,
+        whom,
         engine,
         trustPlace,
         deadline,

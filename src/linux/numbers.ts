@@ -27,11 +27,13 @@ export const NR = {
   exitGroup: 231,
   tgkill: 234,
   pipe2: 293,
+  kcmp: 312,
   clone3: 435,
 } as const;
 
 export const ERRNO = {
   EPERM: 1,
+  ENOENT: 2,
   ESRCH: 3,
   EINTR: 4,
   ECHILD: 10,

@@ -3,6 +3,7 @@
  * it happens with every thread of the address space stopped.
  */
 import { SIG } from '../../linux/numbers.js';
+import { statusField } from '../../linux/proc-status.js';
 import { ptrace } from '../../linux/ptrace.js';
 import { ProcessError } from '../../base/errors.js';
 import type { SlotTemplate } from '../../arch/arch.js';
@@ -45,18 +46,32 @@ export class Arming {
     this.#remote = new RemoteSyscalls(tracees);
   }
 
-  /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
+  /**
+   * Bring the memory of a process to what is wanted of it. Returns the sites whose state changed, or that are in `asked`, and
+   * those that changed in other processes with the same memory.
+   */
   sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
     if (asked !== undefined && this.#onlyConsumersChanged(process, asked))
       return this.#reports(process, asked, new Map());
-    const { space } = process;
-    this.tracees.freeze(space);
-    try {
-      if (process.space !== space || space.threads.size === 0) throw ended(process.pid);
-      const refusals = this.#change(process, space);
-      return this.#reports(process, asked, refusals);
-    } finally {
-      this.tracees.thaw(space);
+    for (;;) {
+      const { space } = process;
+      const wasBehind = space.isBehind;
+      space.isBehind = true; // also for a copy that is made while its threads come to a stop
+      const late = this.tracees.freeze(space);
+      try {
+        if (process.threads.size === 0) throw ended(process.pid);
+        if (process.space !== space) continue; // it has executed another program meanwhile
+        if (late !== undefined) throw doesNotStop(late);
+        const refusals = this.#change(space);
+        return [...space.processes()].flatMap((p) =>
+          this.#reports(p, p === process ? asked : undefined, refusals),
+        );
+      } catch (e) {
+        space.isBehind = wasBehind;
+        throw e;
+      } finally {
+        this.tracees.thaw(space);
+      }
     }
   }
 
@@ -81,20 +96,25 @@ export class Arming {
     return true;
   }
 
-  #change(process: Process, space: AddressSpace): Map<number, Refusal> {
+  #change(space: AddressSpace): Map<number, Refusal> {
     const maps = space.maps();
     const wanted = space.wanted(maps);
     const requests = new Map<number, ArmRequest>();
-    if (!space.watched && process.wants.size > 0) {
+    space.isBehind = false;
+    if (!space.watched && space.isWanted) {
       space.watched = true;
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
-    space.calls.remove((c) => c.process === process && process.wants.get(c.siteId)?.return !== true);
+    const returnsTo = (process: Process, siteId: number): boolean =>
+      process.wants.get(siteId)?.return === true;
+    space.calls.remove((c) => !returnsTo(c.process, c.siteId));
+    const processes = [...space.processes()];
+    const isAwaited = (siteId: number): boolean => processes.some((p) => returnsTo(p, siteId));
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);
-      if (arm.returns !== undefined) stillReturning(arm, arm.returns, process, maps);
+      if (arm.returns !== undefined) stillReturning(arm, arm.returns, isAwaited, maps);
       if (!isUsed(arm)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
@@ -210,6 +230,7 @@ export class Arming {
       const report: ArmReport = {
         siteId: id,
         pid: process.pid,
+        trees: process.trees,
         state,
         ...(refusal === undefined ? {} : { refusal }),
       };
@@ -219,15 +240,11 @@ export class Arming {
     return reports;
   }
 
-  /** Disarm everything in the memory of a process and let all its threads go, with the signals they are due. */
-  detach(process: Process): void {
-    const { space } = process;
-    process.wants.clear();
-    try {
-      this.tracees.freeze(space);
-    } catch {
-      space.frozen++; // a thread in uninterruptible sleep executes nothing: its bytes can be restored all the same
-    }
+  /** Disarm everything in a memory and let all its threads go, with the signals they are due. */
+  detach(space: AddressSpace): void {
+    for (const process of space.processes()) process.wants.clear();
+    // a thread that does not stop is in uninterruptible sleep and executes nothing: its bytes can be restored all the same
+    this.tracees.freeze(space);
     for (const thread of space.threads) {
       thread.process.role = 'leaving';
       if (!thread.running) this.#takeBack(thread);
@@ -348,9 +365,14 @@ export class Arming {
 }
 
 /** Which functions' returns a breakpoint is still wanted for. */
-function stillReturning(arm: Arm, returns: Set<number>, process: Process, maps: readonly Mapping[]): void {
+function stillReturning(
+  arm: Arm,
+  returns: Set<number>,
+  isAwaited: (siteId: number) => boolean,
+  maps: readonly Mapping[],
+): void {
   const isCode = mappingAt(maps, arm.address)?.perms[2] === 'x';
-  for (const id of returns) if (!isCode || process.wants.get(id)?.return !== true) returns.delete(id);
+  for (const id of returns) if (!isCode || !isAwaited(id)) returns.delete(id);
   if (returns.size === 0) arm.returns = undefined;
 }
 
@@ -359,6 +381,14 @@ function templateOf(want: Want): SlotTemplate {
   if (want.site.template === undefined) throw new Error(`site ${want.site.id} has no template`);
   return want.site.template;
 }
+
+const doesNotStop = ({ tid, process: { pid } }: Thread): ProcessError =>
+  new ProcessError(
+    'does-not-stop',
+    pid,
+    `thread ${tid} of process ${pid} does not stop (state ${statusField(tid, 'State') ?? 'gone'}): it is in an ` +
+      'uninterruptible system call. Try again when that has ended',
+  );
 
 const ended = (pid: number): ProcessError =>
   new ProcessError('no-such-process', pid, `process ${pid} has ended`);
