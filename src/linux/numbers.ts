@@ -26,6 +26,7 @@ export const NR = {
   timerDelete: 226,
   exitGroup: 231,
   tgkill: 234,
+  waitid: 247,
   pipe2: 293,
   clone3: 435,
 } as const;

@@ -240,13 +240,15 @@ export class Arming {
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
     const { bell } = this.tracees;
-    if (!ptrace.cont(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) return;
+    if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
     thread.pending = status;
-    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap) return;
-    ptrace.pokeUser(thread.tid, USER_IP, address);
-    thread.pending = PLAIN_STOP;
+    if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      thread.pending = PLAIN_STOP;
+    }
+    bell.consume(thread.tid);
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {

@@ -39,6 +39,11 @@ const STOP_TIMEOUT = 3000;
 const FEW = 8;
 
 export interface StopListener {
+  /**
+   * A thread of a frozen address space has stopped: the status to keep for later. The stop is taken then, and what must
+   * not be lost with us has to be in the thread's registers.
+   */
+  postponed(thread: Thread, status: number): number;
   /** A thread of an address space that is not frozen has stopped and waits for us. */
   stopped(thread: Thread, status: number): void;
   /** A thread ended: what it held must be given back. */
@@ -116,10 +121,7 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
-    const tid = this.bell.next(timeout, unless);
-    if (tid <= 0) return false;
-    this.#dispatch(tid, this.bell.status);
-    return true;
+    return this.#serve(this.bell.next(timeout, unless));
   }
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
@@ -131,10 +133,29 @@ export class Tracees {
 
   /** Take one event that is already there. */
   takeNow(): boolean {
-    const tid = this.bell.poll();
+    return this.#serve(this.bell.poll());
+  }
+
+  /** The thread whose stop has been looked at and not been taken. */
+  #looked: Thread | undefined;
+
+  #serve(tid: number): boolean {
     if (tid <= 0) return false;
     this.#dispatch(tid, this.bell.status);
+    this.#takeStop();
     return true;
+  }
+
+  /**
+   * A thread that goes on at once takes its stop with it. Of one that stays stopped we are told again and again until the
+   * stop is taken, from when on it is lost if we are.
+   */
+  #takeStop(): void {
+    const thread = this.#looked;
+    this.#looked = undefined;
+    if (thread === undefined || thread.running || !this.bell.consume(thread.tid)) return;
+    const { status } = this.bell;
+    if (exited(status) || killed(status)) this.#dispatch(thread.tid, status);
   }
 
   addThread(tid: number, process: Process): Thread {
@@ -169,14 +190,16 @@ export class Tracees {
     if (thread === undefined) return this.#unknown(tid, status);
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
+    this.#looked = thread;
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
     if (event === EVENT.exec) return this.executed(thread, status);
-    if (thread.process.space.frozen > 0) thread.pending = status;
+    if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
     else this.listener.stopped(thread, status);
   }
 
-  #unknown(tid: number, status: number): void {
+  #unknown(tid: number, seen: number): void {
+    const status = exited(seen) || killed(seen) || !this.bell.consume(tid) ? seen : this.bell.status;
     if (exited(status) || killed(status)) {
       this.#early.delete(tid);
       if (this.children.has(tid)) this.listener.childEnded(tid, status);
@@ -315,6 +338,7 @@ export class Tracees {
 
   /** Stop every thread of an address space, and keep them: their stops wait in `pending`. */
   freeze(space: AddressSpace): void {
+    this.#takeStop();
     space.frozen++;
     const mustStop = (t: Thread): boolean => t.running && !t.inVfork;
     for (const t of space.threads)

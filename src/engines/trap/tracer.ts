@@ -306,6 +306,17 @@ export class Tracer implements StopListener {
     this.#signalled(thread, signal);
   }
 
+  /** A hit while the address space stands still is put back before the breakpoint: it comes again, or it was taken out. */
+  postponed(thread: Thread, status: number): number {
+    const { scratch } = this.#tracees;
+    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
+      return status;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
+    const address = Number(scratch.regs[REG.ip]) - 1;
+    if (!thread.process.space.arms.has(address) || !this.#arming.breakpointInfo(thread)) return status;
+    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
+  }
+
   threadGone(thread: Thread): void {
     this.#hits.drop(thread);
   }
@@ -391,6 +402,7 @@ export class Tracer implements StopListener {
     this.#hit(thread, arm, slot);
     if (this.#arming.breakpointInfo(thread)) return;
     this.#hits.drop(thread);
+    ptrace.pokeUser(thread.tid, USER_IP, arm.address + 1);
     this.#tracees.resume(thread, SIG.trap);
   }
 
@@ -423,7 +435,9 @@ export class Tracer implements StopListener {
       this.#report1(want.site.id, thread, 'pre', TOO_MANY);
       return this.#runInstruction(thread, arm);
     }
-    // what the handlers see is the place itself, not the byte behind the breakpoint
+    // the thread must know where to go on before its stop is taken: from then on it goes on there if we are killed
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    // what the handlers see is the place itself
     this.mailbox.regs(slot)[REG.ip] = BigInt(arm.address);
     this.#hits.post(thread, arm, 'pre', want);
   }
@@ -431,15 +445,22 @@ export class Tracer implements StopListener {
   /** The instruction, in steps where post handlers follow it. */
   #runInstruction(thread: Thread, arm: Arm): void {
     if (arm.want?.post !== true || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
-    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#stepThrough(thread, arm);
+  }
+
+  #stepThrough(thread: Thread, arm: Arm): void {
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
   }
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    this.#expectMapping(thread, arm);
     this.#goOnAt(thread, arm.slot);
+  }
+
+  #expectMapping(thread: Thread, arm: Arm): void {
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
   }
 
   #goOnAt(thread: Thread, ip: number): void {
@@ -461,9 +482,12 @@ export class Tracer implements StopListener {
     const armed = thread.process.space.arms.get(arm.address) === arm;
     // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
     const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
+    if (runs) regs[REG.ip] = BigInt(arm.slot); // where it is already
     if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
     if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
-    this.#runInstruction(thread, arm);
+    if (arm.want?.post === true) return this.#stepThrough(thread, arm);
+    this.#expectMapping(thread, arm);
+    this.#goOn(thread);
   }
 
   /** The stop after one step in a slot. */
@@ -565,11 +589,10 @@ export class Tracer implements StopListener {
       if (thread.activity.kind !== 'handlers') continue;
       const { arm, phase } = thread.activity;
       if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
-      if (phase === 'pre') this.#runDisplaced(thread, arm);
-      else {
-        ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
-        this.#goOn(thread);
-      }
+      // before the instruction it is where it shall go on: at the slot, or at the place where that was disarmed
+      if (phase === 'pre') this.#expectMapping(thread, arm);
+      else ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
+      this.#goOn(thread);
     }
   }
 
