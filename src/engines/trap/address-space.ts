@@ -10,6 +10,8 @@ import { asAddress } from '../../base/address.js';
 import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
+import type { CallStub } from './call-stub.js';
+import type { Carrier } from './carrier.js';
 import type { Process, Thread } from './thread.js';
 import type { Want } from './wants.js';
 
@@ -67,8 +69,10 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
-  /** An address of a `syscall` instruction in this memory. */
-  gadget: number | undefined;
+  /** Where a thread can make a system call for us. */
+  callStub: CallStub | undefined;
+  /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
+  carrier: Carrier | undefined;
 
   constructor(
     readonly pid: number,
@@ -124,12 +128,30 @@ export class AddressSpace {
       this.#slotWrites.push({ at: slot, bytes: code });
     }
     this.#flushSlots();
+    if (!this.#carry(ready, allocate)) {
+      for (const a of ready) {
+        refusals.set(a.address, NO_SLOT);
+        this.#areaOf(a.slot)?.free.push(a.slot);
+      }
+      return refusals;
+    }
     this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
     for (const a of ready) {
       this.arms.set(a.address, a);
       this.#bySlot.set(a.slot, a);
     }
     return refusals;
+  }
+
+  /** A breakpoint is known to the carrier before it is there, and as long as it is. */
+  #carry(coming: readonly Arm[], allocate?: AllocateNear): boolean {
+    const { carrier, memory } = this;
+    if (carrier === undefined) return coming.length === 0;
+    const map = (bytes: number): number | undefined => {
+      const start = allocate?.(carrier.base, bytes) ?? -1;
+      return start < 0 ? undefined : start;
+    };
+    return carrier.setTable(memory, [...this.arms.values(), ...coming], map);
   }
 
   /** Take breakpoints out: the original byte comes back wherever ours still stands. */
@@ -140,6 +162,7 @@ export class AddressSpace {
       this.#bySlot.delete(a.slot);
       this.#areaOf(a.slot)?.free.push(a.slot);
     }
+    this.#carry([]);
   }
 
   /** The original bytes, in a copy of this memory that fork made. */
@@ -167,7 +190,8 @@ export class AddressSpace {
     const copy = new AddressSpace(pid, undefined);
     copy.restoreIn(copy.memory, this.arms.values());
     copy.#areas.push(...this.#areas);
-    copy.gadget = this.gadget;
+    copy.callStub = this.callStub;
+    copy.carrier = this.carrier;
     return copy;
   }
 
@@ -175,8 +199,14 @@ export class AddressSpace {
     return this.#areas;
   }
 
-  /** The areas have been unmapped. */
+  /** Whether anything of ours is mapped. */
+  get isOccupied(): boolean {
+    return this.carrier !== undefined || this.#areas.length > 0;
+  }
+
+  /** All of it has been unmapped. */
   forgetAreas(): void {
+    this.carrier = undefined;
     this.#areas.length = 0;
     this.#bySlot.clear();
   }

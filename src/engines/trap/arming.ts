@@ -10,8 +10,11 @@ import type { Refusal } from '../../base/errors.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
+import { uprootStub } from './call-stub.js';
+import { CARRIER_BYTES } from './carrier.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
+import { TrapActions } from './sigtrap.js';
 import { IDLE, type Process, type Thread } from './thread.js';
 import { PLAIN_STOP, REG, USER_IP, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import type { Want } from './wants.js';
@@ -26,12 +29,14 @@ const MOST_QUEUED = 64;
 
 export class Arming {
   readonly #remote: RemoteSyscalls;
+  readonly traps: TrapActions;
   constructor(
     private readonly tracees: Tracees,
     /** End a hit that is with the handlers. True: as if they had not been called; false: with what they decided. */
     private readonly endHit: (thread: Thread) => boolean,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
+    this.traps = new TrapActions(this.#remote);
   }
 
   /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
@@ -103,9 +108,14 @@ export class Arming {
 
   /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
   #allocate(space: AddressSpace, near: number, length: number): number {
-    const stopped = [...space.threads].filter((t) => !t.running);
+    const stopped = [...space.threads].filter((t) => !t.running && t.process === space.owner);
     const best = stopped.find((t) => t.pending !== undefined && stopEvent(t.pending) !== 0) ?? stopped[0];
-    return best === undefined ? -1 : this.#remote.allocateNear(best, near, length);
+    if (best === undefined) return -1;
+    if (space.carrier !== undefined) return this.#remote.allocateNear(best, near, length);
+    const start = this.#remote.allocateNear(best, near, CARRIER_BYTES + length);
+    if (start < 0 || this.traps.install(best, space, start)) return start < 0 ? start : start + CARRIER_BYTES;
+    this.#remote.unmap(best, [{ start, size: CARRIER_BYTES + length }]);
+    return -1;
   }
 
   /** Out with these. Afterwards no thread is in their slots, or has run into one of them without our having been told. */
@@ -203,13 +213,27 @@ export class Arming {
       if (!thread.running) this.#takeBack(thread);
     }
     this.#disarm(space, [...space.arms.values()]);
-    const helper = [...space.threads].find((t) => !t.running);
-    if (helper !== undefined && space.areas.length > 0) {
-      this.#remote.unmap(helper, space.areas);
-      space.forgetAreas();
-    }
+    this.#vacate(space);
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+  }
+
+  /**
+   * Nothing of ours stays: each process in this memory gets its own action for SIGTRAP again, and when all have, what we
+   * mapped goes. Who cannot be made to do that now does it when it leaves.
+   */
+  #vacate(space: AddressSpace): void {
+    const helpers = new Map<Process, Thread>();
+    for (const thread of space.threads) if (!thread.running) helpers.set(thread.process, thread);
+    for (const helper of helpers.values()) this.traps.restore(helper);
+    const helper = helpers.values().next().value;
+    if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
+    const { carrier } = space;
+    const own = carrier === undefined ? [] : [{ start: carrier.base, size: CARRIER_BYTES }, ...carrier.extra];
+    this.#remote.unmap(helper, [...own, ...space.areas]);
+    uprootStub(space.memory, space.callStub);
+    space.callStub = undefined;
+    space.forgetAreas();
   }
 
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
@@ -277,13 +301,12 @@ export class Arming {
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
   leave(thread: Thread): void {
     const { space } = thread.process;
-    if (space.areas.length > 0 && space.arms.size === 0 && !thread.running) {
+    if (space.isOccupied && space.arms.size === 0 && !thread.running) {
       try {
-        this.#remote.unmap(thread, space.areas); // a child's copy of our memory
+        this.#vacate(space); // a child's copy of our memory
       } catch {
         return; // it has just ended
       }
-      space.forgetAreas();
     }
     this.restoreMask(thread);
     this.tracees.release(thread, this.#dueSignal(thread));

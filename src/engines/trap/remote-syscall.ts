@@ -1,7 +1,6 @@
 /**
  * System calls made by a thread of the target for us: executable memory near its text has to come from itself. The
- * thread is pointed at a `syscall` instruction that is already in its memory (the vDSO has one), steps over it, and
- * gets its registers back.
+ * thread is pointed at a `syscall` instruction (call-stub.ts), steps over it, and gets its registers back.
  */
 import { ProcessError } from '../../base/errors.js';
 import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
@@ -9,12 +8,14 @@ import { statusField } from '../../linux/proc-status.js';
 import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
+import { SYSCALL_BYTES, keepRegisters, plantStub, type CallStub } from './call-stub.js';
 import type { Thread } from './thread.js';
 import { REG, SIGINFO_BYTES, stopEvent, stopSignal, exited, killed, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
 const PAGE = 4096;
+const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 /** Another place would be refused as well. */
 const GIVE_UP: ReadonlySet<number> = new Set([ERRNO.EPERM, ERRNO.EACCES, ERRNO.ENOMEM]);
 /** Signals may keep coming before the step: each is held, and this bounds how many. */
@@ -27,18 +28,21 @@ export class RemoteSyscalls {
   /** A system call by `thread`, which must be stopped: its result, or minus the errno. */
   call(thread: Thread, nr: number, args: readonly number[]): number {
     const { scratch } = this.tracees;
-    const gadget = this.#gadget(thread.process.space);
+    const { space } = thread.process;
+    const stub = (space.callStub ??= this.#findStub(space));
     this.#keepStop(thread);
     if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
-    scratch.regs.set(new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length));
+    const saved = new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length);
+    keepRegisters(space.memory, stub, saved);
+    scratch.regs.set(saved);
     const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
     fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
     scratch.regs[REG.ax] = BigInt(nr);
     // no system call to restart: entry_64.S leaves -1 here outside of one, and signal.c looks at it
     scratch.regs[REG.origAx] = 0xffff_ffff_ffff_ffffn;
-    scratch.regs[REG.ip] = BigInt(gadget);
+    scratch.regs[REG.ip] = BigInt(stub.at);
     if (!ptrace.setRegs(thread.tid, scratch.address)) throw gone(thread);
-    this.#stepTo(thread, gadget + SYSCALL_INSTRUCTION.length);
+    this.#stepTo(thread, stub.at + SYSCALL_BYTES);
     const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
     ptrace.setRegs(thread.tid, this.#saved.address);
     return result;
@@ -58,13 +62,13 @@ export class RemoteSyscalls {
       }
       return -ERRNO.ENOMEM;
     };
-    return this.#withoutFilter(thread, allocate) ?? -ERRNO.EPERM;
+    return this.unfiltered(thread, allocate) ?? -ERRNO.EPERM;
   }
 
   /** Where a filter forbids it the memory stays: harmless, and nothing runs in it any more. */
   unmap(thread: Thread, areas: readonly { readonly start: number; readonly size: number }[]): void {
-    this.#withoutFilter(thread, () => {
-      for (const { start, size } of areas) this.call(thread, NR.munmap, [start, size]);
+    this.unfiltered(thread, () => {
+      for (const { start, size } of joined(areas)) this.call(thread, NR.munmap, [start, size]);
     });
   }
 
@@ -72,7 +76,7 @@ export class RemoteSyscalls {
    * Seccomp may kill for a system call that the program never makes: with CAP_SYS_ADMIN it can be held off, in strict
    * mode too. undefined, and nothing done, where it cannot.
    */
-  #withoutFilter<T>(thread: Thread, body: () => T): T | undefined {
+  unfiltered<T>(thread: Thread, body: () => T): T | undefined {
     if ((statusField(thread.tid, 'Seccomp') ?? '0') === '0') return body();
     if (ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0) return undefined;
     try {
@@ -98,6 +102,26 @@ export class RemoteSyscalls {
 
   /** Step until the thread stops for the step itself (at `ip`, when given). Its registers are then in the scratch. */
   #stepTo(thread: Thread, ip: number | undefined): void {
+    const { scratch } = this.tracees;
+    const unblocked = this.#unblockTrap(thread);
+    this.#stepUntil(thread, ip);
+    if (unblocked === undefined) return;
+    scratch.word[0] = unblocked;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+  }
+
+  /** The trap of a step in a thread that blocks SIGTRAP would take the program's action away (kernel/signal.c, force_sig). */
+  #unblockTrap(thread: Thread): bigint | undefined {
+    const { scratch } = this.tracees;
+    if (!ptrace.getSigMask(thread.tid, scratch.wordAddress)) return undefined;
+    const mask = scratch.word[0]!;
+    if ((mask & TRAP_BIT) === 0n) return undefined;
+    scratch.word[0] = mask & ~TRAP_BIT;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+    return mask;
+  }
+
+  #stepUntil(thread: Thread, ip: number | undefined): void {
     const { scratch, bell } = this.tracees;
     for (let i = 0; i < MAX_STOPS; i++) {
       if (!ptrace.step(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
@@ -126,9 +150,11 @@ export class RemoteSyscalls {
   }
 
   /** Where this memory has a `syscall` instruction. */
-  #gadget(space: AddressSpace): number {
-    if (space.gadget !== undefined) return space.gadget;
-    const executable = space.maps().filter((m) => m.perms[2] === 'x' && m.perms[0] === 'r');
+  #findStub(space: AddressSpace): CallStub {
+    const maps = space.maps();
+    const planted = plantStub(space.memory, maps);
+    if (planted !== undefined) return planted;
+    const executable = maps.filter((m) => m.perms[2] === 'x' && m.perms[0] === 'r');
     const vdsoFirst = executable.toSorted(
       (a, b) => Number(b.path === '[vdso]') - Number(a.path === '[vdso]'),
     );
@@ -139,7 +165,7 @@ export class RemoteSyscalls {
           text === undefined
             ? -1
             : Buffer.from(text.buffer, text.byteOffset, text.length).indexOf(SYSCALL_INSTRUCTION);
-        if (found >= 0) return (space.gadget = at + found);
+        if (found >= 0) return { at: at + found, heals: false };
       }
     }
     throw new ProcessError(
@@ -152,6 +178,19 @@ export class RemoteSyscalls {
 
 const gone = (thread: Thread): ProcessError =>
   new ProcessError('no-such-process', thread.process.pid, `process ${thread.process.pid} has ended`);
+
+/** Neighbours as one: fewer calls. */
+function joined(
+  areas: readonly { readonly start: number; readonly size: number }[],
+): { start: number; size: number }[] {
+  const result: { start: number; size: number }[] = [];
+  for (const { start, size } of areas.toSorted((a, b) => a.start - b.start)) {
+    const last = result.at(-1);
+    if (last !== undefined && last.start + last.size === start) last.size += size;
+    else result.push({ start, size });
+  }
+  return result;
+}
 
 /** Free places for `length` bytes within ±2 GiB of `near`, the nearest first; a few, since the first nearly always does. */
 function gapsNear(maps: readonly Mapping[], near: number, length: number): number[] {

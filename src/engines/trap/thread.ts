@@ -1,5 +1,6 @@
 /** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
 import type { AddressSpace, Arm } from './address-space.js';
+import type { Action } from './carrier.js';
 import type { Want } from './wants.js';
 import type { ArmReport, Phase } from '../engine.js';
 
@@ -61,6 +62,8 @@ export class Process {
   readonly wants = new Map<number, Want>();
   /** How each wanted site stands, as last reported. */
   readonly states = new Map<number, ArmReport>();
+  /** Its own action for SIGTRAP, where ours is in its place (sigtrap.ts). */
+  trapAction: Action | undefined;
   /** The trees it is in that somebody has asked for, by the pids of their roots; at most MOST_TREES. */
   trees: readonly number[] = [];
   constructor(

@@ -12,7 +12,7 @@ import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
-import { IDLE, Process, Thread } from './thread.js';
+import { IDLE, Process, Thread, type Role } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
 export const REG = {
@@ -217,7 +217,7 @@ export class Tracees {
     if ((flags & CLONE_THREAD) !== 0n) {
       this.addThread(tid, process);
     } else if ((flags & CLONE_VM) !== 0n) {
-      this.addThread(tid, new Process(tid, process.space, 'carried'));
+      this.#addProcess(tid, process.space, 'carried', process);
       if (event === EVENT.vfork) parent.inVfork = true;
     } else {
       this.#adoptFork(tid, process);
@@ -236,7 +236,14 @@ export class Tracees {
     } catch {
       return; // killed already: its end is reported as an unknown thread's
     }
-    this.addThread(tid, new Process(tid, space, 'leaving'));
+    this.#addProcess(tid, space, 'leaving', parent);
+  }
+
+  /** A child has copies of its parent's actions for signals. */
+  #addProcess(pid: number, space: AddressSpace, role: Role, parent: Process): void {
+    const child = new Process(pid, space, role);
+    child.trapAction = parent.trapAction;
+    this.addThread(pid, child);
   }
 
   /** The flags a new task was made with, from the system call its parent is still in. */

@@ -345,6 +345,7 @@ export class Tracer implements StopListener {
   /** New memory: nothing of ours is in it. What is wanted of the process is armed again before it runs. */
   #executed(thread: Thread, status: number): void {
     const { process } = thread;
+    this.#arming.traps.executed(thread);
     if (process.role !== 'wanted') {
       process.role = 'leaving';
       thread.pending = status;
