@@ -108,7 +108,7 @@ export class Arming {
 
   /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
   #allocate(space: AddressSpace, near: number, length: number): number {
-    const stopped = [...space.threads].filter((t) => !t.running && t.process === space.owner);
+    const stopped = [...space.threads].filter((t) => isFree(t) && t.process === space.owner);
     const best = stopped.find((t) => t.pending !== undefined && stopEvent(t.pending) !== 0) ?? stopped[0];
     if (best === undefined) return -1;
     if (space.carrier !== undefined) return this.#remote.allocateNear(best, near, length);
@@ -224,7 +224,7 @@ export class Arming {
    */
   #vacate(space: AddressSpace): void {
     const helpers = new Map<Process, Thread>();
-    for (const thread of space.threads) if (!thread.running) helpers.set(thread.process, thread);
+    for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
     for (const helper of helpers.values()) this.traps.restore(helper);
     const helper = helpers.values().next().value;
     if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
@@ -341,6 +341,9 @@ export class Arming {
     ptrace.setSigInfo(thread.tid, scratch.infoAddress);
   }
 }
+
+/** It can be made to do something for us. */
+const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {

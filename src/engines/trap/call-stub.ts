@@ -70,17 +70,26 @@ export function uprootStub(memory: ProcessMemory, stub: CallStub | undefined): v
   if (stub?.heals === true) memory.write(stub.at, new Uint8Array(STUB_BYTES));
 }
 
-/** The registers that the thread gets back by itself, as the kernel would have let it go on with them. */
+/** No system call to restart: entry_64.S leaves -1 outside of one, and signal.c looks at it. */
+export const NO_CALL = 0xffff_ffff_ffff_ffffn;
+
+/** As the kernel lets a thread go on that no signal comes to: a system call that was interrupted is made again. */
+export function restarted(regs: BigUint64Array): BigUint64Array {
+  const result = BigInt.asIntN(64, regs[REG.ax]!);
+  const words = regs.slice();
+  words[REG.origAx] = NO_CALL;
+  const inCall = BigInt.asIntN(64, regs[REG.origAx]!) >= 0n;
+  if (!inCall || !(RESTARTS.has(result) || result === RESTART_BLOCK)) return words;
+  words[REG.ax] = result === RESTART_BLOCK ? NR_RESTART : regs[REG.origAx]!;
+  words[REG.ip] = regs[REG.ip]! - BigInt(SYSCALL_BYTES);
+  return words;
+}
+
+/** The registers that the thread gets back by itself. */
 export function keepRegisters(memory: ProcessMemory, stub: CallStub, regs: BigUint64Array): void {
   if (!stub.heals) return;
   const words = new BigUint64Array(NUMBERS.length + 1);
   words.set(regs.subarray(0, NUMBERS.length));
   words[NUMBERS.length] = regs[REG.ip]!;
-  const inCall = BigInt.asIntN(64, regs[REG.origAx]!) >= 0n;
-  const result = BigInt.asIntN(64, regs[REG.ax]!);
-  if (inCall && (RESTARTS.has(result) || result === RESTART_BLOCK)) {
-    words[REG.ax] = result === RESTART_BLOCK ? NR_RESTART : regs[REG.origAx]!;
-    words[NUMBERS.length] = regs[REG.ip]! - BigInt(SYSCALL_BYTES);
-  }
   memory.write(stub.at + BLOCK_AT, new Uint8Array(words.buffer));
 }

@@ -98,8 +98,10 @@ function assemble(): { readonly bytes: Uint8Array; readonly handler: number; rea
     .code(0xc3)                                     // ret
   // a step of ours that was under way: of a step of its own the program has set the trap flag
   .label('noBreakpoint')
+    .code(0x83, 0x7e, SI_CODE, 0x00)                // cmp  dword [rsi + si_code], 0
+    .rel('program', [0x0f, 0x8e])                   // jle  program             somebody has sent it
     .code(0x83, 0x7e, SI_CODE, 0x02)                // cmp  dword [rsi + si_code], TRAP_TRACE
-    .rel('program', [0x0f, 0x85])                   // jne  program
+    .rel('program', [0x0f, 0x8f])                   // jg   program             (TRAP_BRKPT: a step over a system call)
     .code(0xf6, 0x82, ...i32(UC_FLAGS + 1), 0x01)   // test byte [rdx + flags + 1], 1
     .rel('program', [0x0f, 0x85])                   // jne  program
     .code(0xc3)                                     // ret

@@ -8,13 +8,14 @@ import { statusField } from '../../linux/proc-status.js';
 import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
-import { SYSCALL_BYTES, keepRegisters, plantStub, type CallStub } from './call-stub.js';
+import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
 import type { Thread } from './thread.js';
 import { REG, SIGINFO_BYTES, stopEvent, stopSignal, exited, killed, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
 const PAGE = 4096;
+const SYSCALL_STOP = SIG.trap | 0x80;
 const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 /** Another place would be refused as well. */
 const GIVE_UP: ReadonlySet<number> = new Set([ERRNO.EPERM, ERRNO.EACCES, ERRNO.ENOMEM]);
@@ -25,27 +26,95 @@ export class RemoteSyscalls {
   readonly #saved = mapRegion(PAGE);
   constructor(private readonly tracees: Tracees) {}
 
-  /** A system call by `thread`, which must be stopped: its result, or minus the errno. */
+  /** A system call by `thread`, which must be stopped and not in vfork: its result, or minus the errno. */
   call(thread: Thread, nr: number, args: readonly number[]): number {
-    const { scratch } = this.tracees;
-    const { space } = thread.process;
-    const stub = (space.callStub ??= this.#findStub(space));
+    if (thread.inCall) this.#finishCall(thread);
     this.#keepStop(thread);
-    if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
-    const saved = new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length);
-    keepRegisters(space.memory, stub, saved);
-    scratch.regs.set(saved);
-    const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
-    fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
-    scratch.regs[REG.ax] = BigInt(nr);
-    // no system call to restart: entry_64.S leaves -1 here outside of one, and signal.c looks at it
-    scratch.regs[REG.origAx] = 0xffff_ffff_ffff_ffffn;
-    scratch.regs[REG.ip] = BigInt(stub.at);
-    if (!ptrace.setRegs(thread.tid, scratch.address)) throw gone(thread);
+    if (thread.savedInfo !== undefined || thread.held.length > 0) return this.#callStepping(thread, nr, args);
+    const result = this.#callThrough(thread, nr, args);
+    // only a stop for a signal can be left with a signal: those that came meanwhile would lose their siginfo
+    if (thread.held.length > 0) this.#callStepping(thread, NR.gettid, []);
+    return result;
+  }
+
+  /**
+   * From one stop at a system call to the next. None of these is a signal, so there is none that could be left over if we
+   * were killed.
+   */
+  #callThrough(thread: Thread, nr: number, args: readonly number[]): number {
+    const { scratch } = this.tracees;
+    this.#prepare(thread, nr, args, restarted);
+    this.#toSystemCall(thread);
+    this.#toSystemCall(thread);
+    const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
+    ptrace.setRegs(thread.tid, this.#saved.address);
+    return result;
+  }
+
+  /** A step: the thread stays in the stop for a signal that it is in. */
+  #callStepping(thread: Thread, nr: number, args: readonly number[]): number {
+    const { scratch } = this.tracees;
+    const stub = this.#prepare(thread, nr, args, (regs) => regs);
     this.#stepTo(thread, stub.at + SYSCALL_BYTES);
     const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
     ptrace.setRegs(thread.tid, this.#saved.address);
     return result;
+  }
+
+  /** Registers for the call; what the thread shall have after it is in `#saved`, as `keep` makes it of what it has. */
+  #prepare(
+    thread: Thread,
+    nr: number,
+    args: readonly number[],
+    keep: (regs: BigUint64Array) => BigUint64Array,
+  ): CallStub {
+    const { scratch } = this.tracees;
+    const { space } = thread.process;
+    const stub = (space.callStub ??= this.#findStub(space));
+    if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
+    const saved = new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length);
+    keepRegisters(space.memory, stub, restarted(saved));
+    saved.set(keep(saved));
+    scratch.regs.set(saved);
+    const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
+    fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
+    scratch.regs[REG.ax] = BigInt(nr);
+    scratch.regs[REG.origAx] = NO_CALL;
+    scratch.regs[REG.ip] = BigInt(stub.at);
+    if (!ptrace.setRegs(thread.tid, scratch.address)) throw gone(thread);
+    return stub;
+  }
+
+  /** To the end of the system call that it is in, where its result is in its registers. */
+  #finishCall(thread: Thread): void {
+    this.#toSystemCall(thread);
+    thread.inCall = false;
+  }
+
+  /** To the next entry or exit of a system call; its registers are then in the scratch. */
+  #toSystemCall(thread: Thread): void {
+    const { scratch } = this.tracees;
+    for (let i = 0; i < MAX_STOPS; i++) {
+      const status = this.#nextStop(thread, ptrace.untilSyscall(thread.tid, 0));
+      if (stopEvent(status) === 0 && stopSignal(status) === SYSCALL_STOP) return;
+      if (stopEvent(status) !== 0 || !ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
+      thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
+    }
+    throw tooManySignals(thread);
+  }
+
+  /** The stop of a thread that has just been resumed; its registers are then in the scratch. */
+  #nextStop(thread: Thread, resumed: boolean): number {
+    const { scratch, bell } = this.tracees;
+    if (!resumed || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
+    const { status } = bell;
+    if (exited(status) || killed(status)) {
+      this.tracees.ended(thread, status);
+      throw gone(thread);
+    }
+    if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
+    if (stopEvent(status) !== 0) thread.interrupted = false;
+    return status;
   }
 
   /** Executable memory within reach of `near`: its address, or minus the errno. */
@@ -122,31 +191,18 @@ export class RemoteSyscalls {
   }
 
   #stepUntil(thread: Thread, ip: number | undefined): void {
-    const { scratch, bell } = this.tracees;
+    const { scratch } = this.tracees;
     for (let i = 0; i < MAX_STOPS; i++) {
-      if (!ptrace.step(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
-      const { status } = bell;
-      if (exited(status) || killed(status)) {
-        this.tracees.ended(thread, status);
-        throw gone(thread);
-      }
-      if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
-      if (stopEvent(status) !== 0) {
-        thread.interrupted = false;
-        continue;
-      }
+      const status = this.#nextStop(thread, ptrace.step(thread.tid, 0));
+      if (stopEvent(status) !== 0) continue;
       if (stopSignal(status) === SIG.trap && (ip === undefined || Number(scratch.regs[REG.ip]) === ip))
         return;
       if (!ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
-      // a step that begins in the exit of a system call (exec) stops once before it has stepped (si_code: TRAP_BRKPT)
+      // a step that begins in the exit of a system call stops once before it has stepped (si_code: TRAP_BRKPT)
       if (stopSignal(status) !== SIG.trap || scratch.infoCode <= 0)
         thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
     }
-    throw new ProcessError(
-      'cannot-step',
-      thread.process.pid,
-      `thread ${thread.tid} gets signals faster than it can be stepped`,
-    );
+    throw tooManySignals(thread);
   }
 
   /** Where this memory has a `syscall` instruction. */
@@ -175,6 +231,13 @@ export class RemoteSyscalls {
     );
   }
 }
+
+const tooManySignals = (thread: Thread): ProcessError =>
+  new ProcessError(
+    'cannot-step',
+    thread.process.pid,
+    `thread ${thread.tid} gets signals faster than it can be stepped`,
+  );
 
 const gone = (thread: Thread): ProcessError =>
   new ProcessError('no-such-process', thread.process.pid, `process ${thread.process.pid} has ended`);

@@ -39,6 +39,8 @@ export class Thread {
   savedInfo: Uint8Array | undefined;
   /** The signal mask to put back when the thread has left the XOL slot. */
   savedMask: bigint | undefined;
+  /** Stopped inside a system call (fork, exec), whose result is not in its registers yet. */
+  inCall = false;
   /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */

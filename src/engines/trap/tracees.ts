@@ -37,6 +37,14 @@ const CLONE_THREAD = 0x10000n;
 /** How long a thread may take to stop, ms: uninterruptible sleep (a dead disk) is the only thing that takes long. */
 const STOP_TIMEOUT = 3000;
 const FEW = 8;
+/** Events that are reported from inside a system call. */
+const IN_CALL: ReadonlySet<number> = new Set([
+  EVENT.fork,
+  EVENT.vfork,
+  EVENT.clone,
+  EVENT.exec,
+  EVENT.vforkDone,
+]);
 
 export interface StopListener {
   /**
@@ -191,6 +199,7 @@ export class Tracees {
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
     this.#looked = thread;
+    thread.inCall = IN_CALL.has(stopEvent(status));
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
     if (event === EVENT.exec) return this.executed(thread, status);
@@ -269,6 +278,7 @@ export class Tracees {
     process.space = new AddressSpace(process.pid, process.role === 'wanted' ? process : undefined);
     process.space.threads.add(reported);
     reported.running = false;
+    reported.inCall = true;
     reported.activity = IDLE;
     reported.pending = undefined;
     reported.inVfork = false;
