@@ -11,7 +11,7 @@ import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
 import type { CallStub } from './call-stub.js';
-import type { Carrier } from './carrier.js';
+import type { Carried, Carrier } from './carrier.js';
 import type { Process, Thread } from './thread.js';
 import type { Want } from './wants.js';
 
@@ -141,6 +141,12 @@ export class AddressSpace {
       this.#bySlot.set(a.slot, a);
     }
     return refusals;
+  }
+
+  /** Breakpoints that somebody else has left here, to be taken out. */
+  adopt(left: Iterable<Carried>): void {
+    for (const arm of left)
+      this.arms.set(arm.address, { ...arm, template: UNKNOWN, want: undefined, watch: undefined });
   }
 
   /** A breakpoint is known to the carrier before it is there, and as long as it is. */
@@ -288,6 +294,16 @@ export class AddressSpace {
     return start;
   }
 }
+
+/** Of a breakpoint that somebody else has left: nothing is known of its slot. */
+const UNKNOWN: SlotTemplate = {
+  length: 1,
+  code: new Uint8Array(0),
+  rel32: [],
+  abs64: [],
+  stops: [],
+  pushesFlags: false,
+};
 
 const NO_SLOT: Refusal = {
   code: 'no-slot-in-reach',

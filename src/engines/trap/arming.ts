@@ -12,6 +12,7 @@ import type { ArmReport } from '../engine.js';
 import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
 import { uprootStub } from './call-stub.js';
 import { CARRIER_BYTES } from './carrier.js';
+import type { Ledger } from './ledger.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
@@ -34,9 +35,10 @@ export class Arming {
     private readonly tracees: Tracees,
     /** End a hit that is with the handlers. True: as if they had not been called; false: with what they decided. */
     private readonly endHit: (thread: Thread) => boolean,
+    ledger?: Ledger,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
-    this.traps = new TrapActions(this.#remote);
+    this.traps = new TrapActions(this.#remote, ledger);
   }
 
   /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
@@ -230,10 +232,11 @@ export class Arming {
     if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
     const { carrier } = space;
     const own = carrier === undefined ? [] : [{ start: carrier.base, size: CARRIER_BYTES }, ...carrier.extra];
-    this.#remote.unmap(helper, [...own, ...space.areas]);
+    if (carrier?.outlived !== true) this.#remote.unmap(helper, [...own, ...space.areas]);
     uprootStub(space.memory, space.callStub);
     space.callStub = undefined;
     space.forgetAreas();
+    for (const process of helpers.keys()) this.traps.forget(process);
   }
 
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
@@ -273,6 +276,20 @@ export class Arming {
       thread.pending = PLAIN_STOP;
     }
     bell.consume(thread.tid);
+  }
+
+  /**
+   * A thread whose hit cannot be looked at now is put back before the breakpoint: the hit comes again, or the breakpoint
+   * was taken out. Returns what its stop is then.
+   */
+  putBack(thread: Thread, status: number): number {
+    const { scratch } = this.tracees;
+    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
+      return status;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
+    const address = Number(scratch.regs[REG.ip]) - 1;
+    if (!thread.process.space.arms.has(address) || !this.breakpointInfo(thread)) return status;
+    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {

@@ -18,7 +18,7 @@ const ENTRY_BYTES = 16;
 
 /** `uprobe` and the version of the layout below. */
 const MAGIC = 0x0001_6562_6f72_7075n;
-const HEADER = { magic: 0, table: 8, own: 16, ours: 48, none: 80 } as const;
+const HEADER = { magic: 0, table: 8, own: 16, ours: 48, none: 80, mark: 112 } as const;
 const ACTION_BYTES = 32;
 const CODE_AT = 128;
 
@@ -172,8 +172,15 @@ export class Carrier {
   #capacity = HALF;
   #next = 0;
 
-  /** `base`: CARRIER_BYTES of executable memory in the target. */
-  constructor(readonly base: number) {
+  /**
+   * `base`: CARRIER_BYTES of executable memory in the target. `mark`: whose it is. `outlived`: whoever made it is gone, and
+   * it stays as it is, for a thread of the target may be in it.
+   */
+  constructor(
+    readonly base: number,
+    readonly mark: bigint,
+    readonly outlived = false,
+  ) {
     this.#halves = [base + TABLES_AT, base + TABLES_AT + HALF];
   }
 
@@ -187,6 +194,7 @@ export class Carrier {
     const words = new BigUint64Array(page.buffer, 0, CODE_AT / 8);
     words[HEADER.magic / 8] = MAGIC;
     words[HEADER.table / 8] = BigInt(this.#halves[1]);
+    words[HEADER.mark / 8] = this.mark;
     words.set(own, HEADER.own / 8);
     const base = BigInt(this.base);
     const flags = SA_SIGINFO | SA_RESTORER | SA_ONSTACK;
@@ -215,6 +223,7 @@ export class Carrier {
    * here, the table is the old one or the new one. False where there is no room for so many.
    */
   setTable(memory: ProcessMemory, entries: readonly Carried[], map: MapTable): boolean {
+    if (this.outlived) return true;
     const bytes = 8 + entries.length * ENTRY_BYTES;
     if (bytes > this.#capacity && !this.#grow(bytes, map)) return false;
     const half = this.#halves[this.#next]!;
@@ -257,9 +266,11 @@ function tableOf(entries: readonly Carried[]): Uint8Array {
 export function readCarrier(
   memory: ProcessMemory,
   base: number,
+  mark: bigint,
 ): { readonly own: Action; readonly entries: Carried[] } | undefined {
   const header = wordsAt(memory, base, CODE_AT);
-  if (header === undefined || header[HEADER.magic / 8] !== MAGIC) return undefined;
+  if (header === undefined || header[HEADER.magic / 8] !== MAGIC || header[HEADER.mark / 8] !== mark)
+    return undefined;
   const table = Number(header[HEADER.table / 8]!);
   const count = wordsAt(memory, table, 8)?.[0];
   const words = count === undefined ? undefined : wordsAt(memory, table + 8, Number(count) * ENTRY_BYTES);

@@ -7,7 +7,8 @@ import { statusField } from '../../linux/proc-status.js';
 import type { AddressSpace } from './address-space.js';
 import { Carrier, SIG_DFL, SIG_IGN, type Action } from './carrier.js';
 import type { RemoteSyscalls } from './remote-syscall.js';
-import type { Thread } from './thread.js';
+import type { Ledger } from './ledger.js';
+import type { Process, Thread } from './thread.js';
 
 const PAGE = 4096;
 const ACTION_BYTES = 32;
@@ -16,15 +17,20 @@ const SET_BYTES = 8;
 const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 
 export class TrapActions {
-  constructor(private readonly remote: RemoteSyscalls) {}
+  constructor(
+    private readonly remote: RemoteSyscalls,
+    /** Where it is told which processes have a carrier. */
+    private readonly ledger: Ledger | undefined,
+  ) {}
 
   /** Before the first breakpoint: the carrier at `base`, and its handler for the process of `thread`. False where it may not be. */
   install(thread: Thread, space: AddressSpace, base: number): boolean {
     return (
       this.remote.unfiltered(thread, () => {
         const own = this.#present(thread);
-        const carrier = new Carrier(base);
+        const carrier = new Carrier(base, this.ledger?.mark ?? 0n);
         carrier.write(space.memory, own);
+        this.ledger?.add(thread.process.pid, base);
         if (this.#set(thread, carrier.ours) < 0) return false;
         thread.process.trapAction = own;
         space.carrier = carrier;
@@ -42,6 +48,11 @@ export class TrapActions {
     process.trapAction = undefined;
   }
 
+  /** Nothing of ours is in the process any more, or it has ended. */
+  forget(process: Process): void {
+    this.ledger?.remove(process.pid);
+  }
+
   /**
    * The process executes another program, which keeps what was ignored and loses every handler (execve(2)). It had one of
    * ours; so what its own action was is made anew.
@@ -50,6 +61,7 @@ export class TrapActions {
     const { process } = thread;
     const own = process.trapAction;
     process.trapAction = undefined;
+    this.forget(process);
     if (own?.[0] !== SIG_IGN) return;
     this.remote.unfiltered(thread, () =>
       this.#withPage(thread, (page) => {

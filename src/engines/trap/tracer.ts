@@ -15,6 +15,7 @@ import type { Arm } from './address-space.js';
 import { Arming } from './arming.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
+import { Ledger } from './ledger.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
 import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
 import { toPlain } from './protocol.js';
@@ -75,7 +76,7 @@ export class Tracer implements StopListener {
     this.#spins = cpus > 1;
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
-    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread));
+    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread), Ledger.at(mailbox.ledger));
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
@@ -306,15 +307,8 @@ export class Tracer implements StopListener {
     this.#signalled(thread, signal);
   }
 
-  /** A hit while the address space stands still is put back before the breakpoint: it comes again, or it was taken out. */
   postponed(thread: Thread, status: number): number {
-    const { scratch } = this.#tracees;
-    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
-      return status;
-    if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
-    const address = Number(scratch.regs[REG.ip]) - 1;
-    if (!thread.process.space.arms.has(address) || !this.#arming.breakpointInfo(thread)) return status;
-    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
+    return this.#arming.putBack(thread, status);
   }
 
   threadGone(thread: Thread): void {
@@ -323,6 +317,7 @@ export class Tracer implements StopListener {
 
   processGone(process: Process, status: number | undefined): void {
     this.#paused.delete(process);
+    this.#arming.traps.forget(process);
     if (process.role === 'wanted' || process.wants.size > 0) this.answer({ kind: 'ended', pid: process.pid });
     if (status !== undefined && this.#tracees.children.has(process.pid)) this.childEnded(process.pid, status);
   }
