@@ -5,6 +5,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, writeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { ignoreChildStops } from '../../linux/child-stops.js';
 import { pipe } from '../../linux/fds.js';
 import type { Ledger } from './ledger.js';
 
@@ -42,6 +43,7 @@ export class Guard {
     try {
       const child = this.#spawn(theirs);
       child.unref();
+      ignoreChildStops();
       child.once('error', () => this.#ended(ours, this.#hasShell && !(this.#hasShell = false)));
       child.once('exit', () => this.#ended(ours, true));
     } finally {
