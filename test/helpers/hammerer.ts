@@ -1,23 +1,28 @@
-/** A program that probes: hammerer PROGRAM PID WAY. WAY: handlers, counts, both, churn. It says `armed` and goes on for ever. */
+/**
+ * A program that probes a running one: hammerer PROGRAM PID WAY. WAY: handlers, counts, both, churn; `heap` takes memory until
+ * it has none. It says `armed` and goes on for ever.
+ */
 import { registerUprobe, registerUprobes, type UprobeSpec } from 'uprobe';
 
 const [program = '', pid = '', way = 'handlers'] = process.argv.slice(2);
-const handlers = { preHandler: () => undefined };
+const nothing = (): undefined => undefined;
 const spec = (symbol: string, kind: string): UprobeSpec => ({
   pathname: program,
   symbol,
   processes: Number(pid),
-  ...(kind === 'counts' ? {} : kind === 'both' ? { ...handlers, postHandler: () => undefined } : handlers),
+  ...(kind === 'counts' ? {} : { preHandler: nothing }),
+  ...(kind === 'both' ? { postHandler: nothing } : {}),
 });
-await registerUprobes([
-  spec('mix', way),
-  spec('salted', way === 'both' ? 'handlers' : way),
-  spec('chosen', 'counts'),
-]);
+const salted = way === 'both' ? 'handlers' : way;
+await registerUprobes([spec('mix', way), spec('salted', salted), spec('chosen', 'counts')]);
 process.stdout.write('armed\n');
-// `churn`: arming and disarming never end
-while (way === 'churn') {
-  const again = await registerUprobe(spec('expected', 'counts'));
-  await again.unregister();
+
+// arming and disarming without end
+while (way === 'churn') await (await registerUprobe(spec('expected', 'counts'))).unregister();
+
+const hoard: unknown[] = [];
+while (way === 'heap') {
+  hoard.push(Array.from({ length: 100_000 }, (_, i) => ({ i })));
+  await new Promise((resolve) => setTimeout(resolve, 1));
 }
-setInterval(() => undefined, 1000);
+setInterval(nothing, 1000);

@@ -24,7 +24,7 @@ export class Ledger {
 
   /** A new one, and the descriptor of its memory. */
   static create(): { readonly ledger: Ledger; readonly fd: number } {
-    const fd = memoryFile('uprobe-ledger', LENGTH);
+    const fd = memoryFile('uprobe', LENGTH);
     const ledger = new Ledger(mapFile(fd, LENGTH));
     ledger.#words[0] = randomBytes(8).readBigUInt64LE();
     return { ledger, fd };
