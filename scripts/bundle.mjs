@@ -23,7 +23,11 @@ const options = {
 };
 await build({
   ...options,
-  entryPoints: { uprobe: 'dist/start/uprobe.js', 'tracer-thread': 'dist/start/tracer-thread.js' },
+  entryPoints: {
+    uprobe: 'dist/start/uprobe.js',
+    'tracer-thread': 'dist/start/tracer-thread.js',
+    guardian: 'dist/engines/trap/guardian.js',
+  },
 });
 await build({
   ...options,

@@ -11,6 +11,8 @@ import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
 import { Calls } from './calls.js';
+import type { CallStub } from './call-stub.js';
+import type { Carried, Carrier } from './carrier.js';
 import type { Process, Thread } from './thread.js';
 import type { Want } from './wants.js';
 
@@ -83,12 +85,14 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
-  /** An address of a `syscall` instruction in this memory. */
-  gadget: number | undefined;
   /** What is armed is not what is wanted: to be brought to it before a thread of it runs. */
   isBehind = false;
   /** A process has left it while it was frozen: whether anybody still wants it is to be asked when it thaws. */
   wasLeft = false;
+  /** Where a thread can make a system call for us. */
+  callStub: CallStub | undefined;
+  /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
+  carrier: Carrier | undefined;
 
   constructor(readonly pid: number) {
     this.memory = new ProcessMemory(pid);
@@ -168,6 +172,13 @@ export class AddressSpace {
       this.#slotWrites.push({ at: slot, bytes: code });
     }
     this.#flushSlots();
+    if (!this.#carry(ready, allocate)) {
+      for (const a of ready) {
+        refusals.set(a.address, NO_SLOT);
+        this.#areaOf(a.slot)?.free.push(a.slot);
+      }
+      return refusals;
+    }
     this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
     for (const a of ready) {
       this.arms.set(a.address, a);
@@ -192,6 +203,29 @@ export class AddressSpace {
     return bytes;
   }
 
+  /** Breakpoints that somebody else has left here, to be taken out. */
+  adopt(left: Iterable<Carried>): void {
+    for (const arm of left)
+      this.arms.set(arm.address, {
+        ...arm,
+        template: UNKNOWN,
+        want: undefined,
+        watch: undefined,
+        returns: undefined,
+      });
+  }
+
+  /** A breakpoint is known to the carrier before it is there, and as long as it is. */
+  #carry(coming: readonly Arm[], allocate?: AllocateNear): boolean {
+    const { carrier, memory } = this;
+    if (carrier === undefined) return coming.length === 0;
+    const map = (bytes: number): number | undefined => {
+      const start = allocate?.(carrier.base, bytes) ?? -1;
+      return start < 0 ? undefined : start;
+    };
+    return carrier.setTable(memory, [...this.arms.values(), ...coming], map);
+  }
+
   /** Take breakpoints out: the original byte comes back wherever ours still stands. */
   disarm(arms: readonly Arm[]): void {
     this.restoreIn(this.memory, arms);
@@ -200,6 +234,7 @@ export class AddressSpace {
       this.#bySlot.delete(a.slot);
       this.#areaOf(a.slot)?.free.push(a.slot);
     }
+    this.#carry([]);
   }
 
   /** The original bytes, in a copy of this memory that fork made. */
@@ -227,7 +262,8 @@ export class AddressSpace {
     const copy = new AddressSpace(pid);
     copy.restoreIn(copy.memory, this.arms.values());
     copy.#areas.push(...this.#areas);
-    copy.gadget = this.gadget;
+    copy.callStub = this.callStub;
+    copy.carrier = this.carrier;
     return copy;
   }
 
@@ -246,7 +282,8 @@ export class AddressSpace {
     }
     parent.calls.copyInto(this.calls, maker.tid, child);
     for (const area of parent.#areas) this.#areas.push({ ...area, free: [...area.free] });
-    this.gadget = parent.gadget;
+    this.callStub = parent.callStub;
+    this.carrier = parent.carrier?.copy();
     this.watched = parent.watched;
     this.traceSyscalls = parent.traceSyscalls;
   }
@@ -255,8 +292,14 @@ export class AddressSpace {
     return this.#areas;
   }
 
-  /** The areas have been unmapped. */
+  /** Whether anything of ours is mapped. */
+  get isOccupied(): boolean {
+    return this.carrier !== undefined || this.#areas.length > 0;
+  }
+
+  /** All of it has been unmapped. */
   forgetAreas(): void {
+    this.carrier = undefined;
     this.#areas.length = 0;
     this.#bySlot.clear();
   }
@@ -338,6 +381,16 @@ export class AddressSpace {
     return start;
   }
 }
+
+/** Of a breakpoint that somebody else has left: nothing is known of its slot. */
+const UNKNOWN: SlotTemplate = {
+  length: 1,
+  code: new Uint8Array(0),
+  rel32: [],
+  abs64: [],
+  stops: [],
+  pushesFlags: false,
+};
 
 const NO_SLOT: Refusal = {
   code: 'no-slot-in-reach',

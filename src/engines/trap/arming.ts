@@ -12,8 +12,12 @@ import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import { mappingAt, type Mapping } from '../../process/maps.js';
 import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-space.js';
+import { uprootStub } from './call-stub.js';
+import { CARRIER_BYTES } from './carrier.js';
+import type { Ledger } from './ledger.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
+import { TrapActions } from './sigtrap.js';
 import { IDLE, type Process, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
@@ -38,12 +42,15 @@ const MOST_QUEUED = 64;
 
 export class Arming {
   readonly #remote: RemoteSyscalls;
+  readonly traps: TrapActions;
   constructor(
     private readonly tracees: Tracees,
     /** End a hit that is with the handlers. True: as if they had not been called; false: with what they decided. */
     private readonly endHit: (thread: Thread) => boolean,
+    ledger?: Ledger,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
+    this.traps = new TrapActions(this.#remote, ledger);
   }
 
   /**
@@ -153,9 +160,14 @@ export class Arming {
 
   /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
   #allocate(space: AddressSpace, near: number, length: number): number {
-    const stopped = [...space.threads].filter((t) => !t.running);
+    const stopped = [...space.threads].filter((t) => isFree(t) && t.process.role !== 'leaving');
     const best = stopped.find((t) => t.pending !== undefined && stopEvent(t.pending) !== 0) ?? stopped[0];
-    return best === undefined ? -1 : this.#remote.allocateNear(best, near, length);
+    if (best === undefined) return -1;
+    if (space.carrier !== undefined) return this.#remote.allocateNear(best, near, length);
+    const start = this.#remote.allocateNear(best, near, CARRIER_BYTES + length);
+    if (start < 0 || this.traps.install(best, space, start)) return start < 0 ? start : start + CARRIER_BYTES;
+    this.#remote.unmap(best, [{ start, size: CARRIER_BYTES + length }]);
+    return -1;
   }
 
   /** Out with these. Afterwards no thread is in their slots, or has run into one of them without our having been told. */
@@ -250,13 +262,28 @@ export class Arming {
       if (!thread.running) this.#takeBack(thread);
     }
     this.#disarm(space, [...space.arms.values()]);
-    const helper = [...space.threads].find((t) => !t.running);
-    if (helper !== undefined && space.areas.length > 0) {
-      this.#remote.unmap(helper, space.areas);
-      space.forgetAreas();
-    }
+    this.#vacate(space);
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+  }
+
+  /**
+   * Nothing of ours stays: each process in this memory gets its own action for SIGTRAP again, and when all have, what we
+   * mapped goes. Who cannot be made to do that now does it when it leaves.
+   */
+  #vacate(space: AddressSpace): void {
+    const helpers = new Map<Process, Thread>();
+    for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
+    for (const helper of helpers.values()) this.traps.restore(helper);
+    const helper = helpers.values().next().value;
+    if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
+    const { carrier } = space;
+    const own = carrier === undefined ? [] : [{ start: carrier.base, size: CARRIER_BYTES }, ...carrier.extra];
+    if (carrier?.outlived !== true) this.#remote.unmap(helper, [...own, ...space.areas]);
+    uprootStub(space.memory, space.callStub);
+    space.callStub = undefined;
+    space.forgetAreas();
+    for (const process of helpers.keys()) this.traps.forget(process);
   }
 
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
@@ -287,13 +314,29 @@ export class Arming {
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
     const { bell } = this.tracees;
-    if (!ptrace.cont(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) return;
+    if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
     thread.pending = status;
-    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap) return;
-    ptrace.pokeUser(thread.tid, USER_IP, address);
-    thread.pending = PLAIN_STOP;
+    if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      thread.pending = PLAIN_STOP;
+    }
+    bell.consume(thread.tid);
+  }
+
+  /**
+   * A thread whose hit cannot be looked at now is put back before the breakpoint: the hit comes again, or the breakpoint
+   * was taken out. Returns what its stop is then.
+   */
+  putBack(thread: Thread, status: number): number {
+    const { scratch } = this.tracees;
+    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
+      return status;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
+    const address = Number(scratch.regs[REG.ip]) - 1;
+    if (!thread.process.space.arms.has(address) || !this.breakpointInfo(thread)) return status;
+    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
@@ -322,13 +365,12 @@ export class Arming {
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
   leave(thread: Thread): void {
     const { space } = thread.process;
-    if (space.areas.length > 0 && space.arms.size === 0 && !thread.running) {
+    if (space.isOccupied && space.arms.size === 0 && !thread.running) {
       try {
-        this.#remote.unmap(thread, space.areas); // a child's copy of our memory
+        this.#vacate(space); // a child's copy of our memory
       } catch {
         return; // it has just ended
       }
-      space.forgetAreas();
     }
     this.restoreMask(thread);
     this.tracees.release(thread, this.#dueSignal(thread));
@@ -375,6 +417,9 @@ function stillReturning(
   for (const id of returns) if (!isCode || !isAwaited(id)) returns.delete(id);
   if (returns.size === 0) arm.returns = undefined;
 }
+
+/** It can be made to do something for us. */
+const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {

@@ -1,6 +1,7 @@
 /** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
 import type { AddressSpace, Arm } from './address-space.js';
 import type { Call } from './calls.js';
+import type { Action } from './carrier.js';
 import type { Want } from './wants.js';
 import type { ArmReport, Phase } from '../engine.js';
 
@@ -46,6 +47,8 @@ export class Thread {
   savedMask: bigint | undefined;
   /** The instruction that a fault handler has had tried again, and how often in a row. */
   retried: { readonly arm: Arm; times: number } | undefined;
+  /** Stopped inside a system call (fork, exec), whose result is not in its registers yet. */
+  inCall = false;
   /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */
@@ -71,6 +74,8 @@ export class Process {
   readonly wants = new Map<number, Want>();
   /** How each wanted site stands, as last reported. */
   readonly states = new Map<number, ArmReport>();
+  /** Its own action for SIGTRAP, where ours is in its place (sigtrap.ts). */
+  trapAction: Action | undefined;
   /** The trees it is in that somebody has asked for, by the pids of their roots; at most MOST_TREES. */
   trees: readonly number[] = [];
   /** Somebody has asked for this very process by its pid. */

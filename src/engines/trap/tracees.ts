@@ -14,7 +14,7 @@ import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
 import { sharersOf, waitsForChild } from './sharers.js';
-import { IDLE, Process, Thread } from './thread.js';
+import { IDLE, Process, Thread, type Role } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
 export const REG = {
@@ -41,8 +41,21 @@ const STOP_TIMEOUT = 3000;
 /** How long to wait for a thread before looking whether it can stop at all, ms. */
 const FIRST_LOOK_MS = 5;
 const FEW = 8;
+/** Events that are reported from inside a system call. */
+const IN_CALL: ReadonlySet<number> = new Set([
+  EVENT.fork,
+  EVENT.vfork,
+  EVENT.clone,
+  EVENT.exec,
+  EVENT.vforkDone,
+]);
 
 export interface StopListener {
+  /**
+   * A thread of a frozen address space has stopped: the status to keep for later. The stop is taken then, and what must
+   * not be lost with us has to be in the thread's registers.
+   */
+  postponed(thread: Thread, status: number): number;
   /** A thread of an address space that is not frozen has stopped and waits for us. */
   stopped(thread: Thread, status: number): void;
   /** A thread ended: what it held must be given back. */
@@ -53,6 +66,8 @@ export interface StopListener {
   processLeft(process: Process): void;
   /** A process of a tree that is wanted has made another process. What is wanted of that is to be said now. */
   born(child: Process, parent: Process): void;
+  /** The same child has a copy of the memory, with all that was ours in it. */
+  copied(child: Process): void;
   /** A process has left a memory in which others stay. */
   memoryLeft(space: AddressSpace): void;
   /** A process has executed a program whose memory may not be opened, and was let go: nothing of ours is in it. */
@@ -133,10 +148,7 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
-    const tid = this.bell.next(timeout, unless);
-    if (tid <= 0) return false;
-    this.#dispatch(tid, this.bell.status);
-    return true;
+    return this.#serve(this.bell.next(timeout, unless));
   }
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
@@ -148,10 +160,29 @@ export class Tracees {
 
   /** Take one event that is already there. */
   takeNow(): boolean {
-    const tid = this.bell.poll();
+    return this.#serve(this.bell.poll());
+  }
+
+  /** The thread whose stop has been looked at and not been taken. */
+  #looked: Thread | undefined;
+
+  #serve(tid: number): boolean {
     if (tid <= 0) return false;
     this.#dispatch(tid, this.bell.status);
+    this.#takeStop();
     return true;
+  }
+
+  /**
+   * A thread that goes on at once takes its stop with it. Of one that stays stopped we are told again and again until the
+   * stop is taken, from when on it is lost if we are.
+   */
+  #takeStop(): void {
+    const thread = this.#looked;
+    this.#looked = undefined;
+    if (thread === undefined || thread.running || !this.bell.consume(thread.tid)) return;
+    const { status } = this.bell;
+    if (exited(status) || killed(status)) this.#dispatch(thread.tid, status);
   }
 
   addThread(tid: number, process: Process): Thread {
@@ -187,14 +218,17 @@ export class Tracees {
     if (thread === undefined) return this.#unknown(tid, status);
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
+    this.#looked = thread;
+    thread.inCall = IN_CALL.has(stopEvent(status));
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
     if (event === EVENT.exec) return this.#executed(thread, status);
-    if (thread.process.space.frozen > 0) thread.pending = status;
+    if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
     else this.listener.stopped(thread, status);
   }
 
-  #unknown(tid: number, status: number): void {
+  #unknown(tid: number, seen: number): void {
+    const status = exited(seen) || killed(seen) || !this.bell.consume(tid) ? seen : this.bell.status;
     if (exited(status) || killed(status)) {
       this.#early.delete(tid);
       if (this.children.has(tid)) this.listener.childEnded(tid, status);
@@ -223,10 +257,22 @@ export class Tracees {
     this.#dispatch(tid, early);
   }
 
+  /** A child has copies of its parent's actions for signals. */
+  #addProcess(pid: number, space: AddressSpace, role: Role, parent: Process): Process {
+    const child = new Process(pid, space, role);
+    child.trapAction = parent.trapAction;
+    this.addThread(pid, child);
+    return child;
+  }
+
   /** A process in the memory of its parent. */
   #adoptSharing(tid: number, parent: Process): void {
-    const child = new Process(tid, parent.space, parent.role === 'leaving' ? 'leaving' : 'carried');
-    this.addThread(tid, child);
+    const child = this.#addProcess(
+      tid,
+      parent.space,
+      parent.role === 'leaving' ? 'leaving' : 'carried',
+      parent,
+    );
     if (isFollowed(parent)) this.listener.born(child, parent);
   }
 
@@ -238,13 +284,13 @@ export class Tracees {
     const parent = maker.process;
     try {
       if (!isFollowed(parent)) {
-        this.addThread(tid, new Process(tid, parent.space.copyFor(tid), 'leaving'));
+        this.#addProcess(tid, parent.space.copyFor(tid), 'leaving', parent);
         return;
       }
-      const child = new Process(tid, new AddressSpace(tid), 'wanted');
-      this.addThread(tid, child);
+      const child = this.#addProcess(tid, new AddressSpace(tid), 'wanted', parent);
       this.listener.born(child, parent);
       child.space.inherit(maker, child);
+      this.listener.copied(child);
     } catch (e) {
       // killed already: its end is reported as an unknown thread's
       if (!(e instanceof SyscallError) || (e.errno !== ERRNO.ENOENT && e.errno !== ERRNO.ESRCH)) throw e;
@@ -290,6 +336,7 @@ export class Tracees {
     space.threads.add(reported);
     reported.running = false;
     reported.isZombie = false;
+    reported.inCall = true;
     reported.activity = IDLE;
     reported.pending = undefined;
     reported.inVfork = false;
@@ -408,6 +455,7 @@ export class Tracees {
    * there is one; the space is frozen all the same.
    */
   freeze(space: AddressSpace): Thread | undefined {
+    this.#takeStop();
     space.frozen++;
     const mustStop = (t: Thread): boolean => t.running && !t.inVfork && !t.isZombie;
     for (const t of space.threads)

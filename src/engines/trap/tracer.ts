@@ -17,6 +17,7 @@ import { Arming } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
+import { Ledger } from './ledger.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
 import { Demand } from './demand.js';
 import { News } from './news.js';
@@ -77,7 +78,7 @@ export class Tracer implements StopListener {
     this.#news = new News(answer);
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
-    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread));
+    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread), Ledger.at(mailbox.ledger));
     this.#returns = new Returns(this.#arming, (call) => this.#abandoned([call]));
     this.#demand = new Demand(this.#tracees, this.#arming, this.#paused);
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
@@ -256,6 +257,10 @@ export class Tracer implements StopListener {
     this.#signalled(thread, signal);
   }
 
+  postponed(thread: Thread, status: number): number {
+    return this.#arming.putBack(thread, status);
+  }
+
   threadGone(thread: Thread): void {
     this.#hits.drop(thread);
     const { process, tid } = thread;
@@ -278,6 +283,7 @@ export class Tracer implements StopListener {
 
   processGone(process: Process, status: number | undefined): void {
     this.#paused.delete(process);
+    this.#arming.traps.forget(process);
     this.#noLongerOurs(process);
     if (status !== undefined && this.#tracees.children.has(process.pid)) this.childEnded(process.pid, status);
   }
@@ -297,6 +303,10 @@ export class Tracer implements StopListener {
     this.#demand.inherit(child, parent);
     if (child.role === 'wanted')
       this.#news.tell({ kind: 'born', pid: child.pid, parent: parent.pid, trees: child.trees });
+  }
+
+  copied(child: Process): void {
+    this.#arming.traps.inherited(child);
   }
 
   memoryLeft(space: AddressSpace): void {
@@ -335,6 +345,7 @@ export class Tracer implements StopListener {
   /** New memory: nothing of ours is in it. What is wanted of the process is armed again before it runs. */
   #executed(thread: Thread, status: number): void {
     const { process } = thread;
+    this.#arming.traps.executed(thread);
     if (process.role !== 'wanted') {
       process.role = 'leaving';
       thread.pending = status;
@@ -395,6 +406,7 @@ export class Tracer implements StopListener {
     this.#hit(thread, arm, slot);
     if (this.#arming.breakpointInfo(thread)) return;
     this.#hits.drop(thread);
+    ptrace.pokeUser(thread.tid, USER_IP, arm.address + 1);
     this.#tracees.resume(thread, SIG.trap);
   }
 
@@ -438,8 +450,10 @@ export class Tracer implements StopListener {
     for (const [i, call] of calls.entries()) {
       const want = thread.process.wants.get(call.siteId);
       if (want?.return !== true) continue;
-      if (slot >= 0)
+      if (slot >= 0) {
+        if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
         return this.#hits.post(thread, arm, 'return', want, { call, others: calls.slice(i + 1) });
+      }
       this.#report1(call.siteId, thread, 'return', TOO_MANY);
     }
     this.#arrived(thread, arm, slot);
@@ -473,9 +487,12 @@ export class Tracer implements StopListener {
     for (const counter of want.counters) this.mailbox.counters[counter]!++;
     const call = want.return ? this.#entered(thread, want, regs) : undefined;
     if (!want.pre) return this.#runInstruction(thread, arm);
-    if (slot >= 0) return this.#hits.post(thread, arm, 'pre', want, { call });
-    this.#report1(want.site.id, thread, 'pre', TOO_MANY);
-    this.#runInstruction(thread, arm);
+    if (slot < 0) {
+      this.#report1(want.site.id, thread, 'pre', TOO_MANY);
+      return this.#runInstruction(thread, arm);
+    }
+    // the thread must know where to go on before its stop is taken: from then on it goes on there if we are killed
+    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#hits.post(thread, arm, 'pre', want, { call });
   }
 
   /** A function whose return is wanted begins. */
@@ -488,15 +505,22 @@ export class Tracer implements StopListener {
   /** The instruction, in steps where post handlers follow it. */
   #runInstruction(thread: Thread, arm: Arm): void {
     if (this.#wantAt(thread, arm)?.post !== true) return this.#runDisplaced(thread, arm);
-    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#stepThrough(thread, arm);
+  }
+
+  #stepThrough(thread: Thread, arm: Arm): void {
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
   }
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    this.#expectMapping(thread, arm);
     this.#goOnAt(thread, arm.slot);
+  }
+
+  #expectMapping(thread: Thread, arm: Arm): void {
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
   }
 
   #goOnAt(thread: Thread, ip: number): void {
@@ -523,9 +547,12 @@ export class Tracer implements StopListener {
     const armed = thread.process.space.arms.get(arm.address) === arm;
     // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
     const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
+    if (runs) regs[REG.ip] = BigInt(arm.slot); // where it is already
     if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
     if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
-    this.#runInstruction(thread, arm);
+    if (arm.want?.post === true) return this.#stepThrough(thread, arm);
+    this.#expectMapping(thread, arm);
+    this.#goOn(thread);
   }
 
   /** The stop after one step in a slot. */
@@ -655,10 +682,15 @@ export class Tracer implements StopListener {
       if (thread.activity.kind !== 'handlers') continue;
       const { arm, phase, others, signal } = thread.activity;
       if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
-      if (phase === 'pre') this.#runDisplaced(thread, arm);
-      else if (phase === 'return') this.#afterReturn(thread, arm, others, arm.address);
-      else if (phase === 'fault') this.#deliver(thread, signal);
-      else {
+      // before the instruction it is where it shall go on: at the slot, or at the place where that was disarmed
+      if (phase === 'pre') {
+        this.#expectMapping(thread, arm);
+        this.#goOn(thread);
+      } else if (phase === 'return') {
+        this.#afterReturn(thread, arm, others, arm.address);
+      } else if (phase === 'fault') {
+        this.#deliver(thread, signal);
+      } else {
         ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
         this.#goOn(thread);
       }

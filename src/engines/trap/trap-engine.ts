@@ -36,6 +36,8 @@ import {
   WORD,
   COUNTERS,
 } from './mailbox.js';
+import { Guard } from './guard.js';
+import { Ledger } from './ledger.js';
 import { fromPlain, type Answer, type Applied, type Command, type TracerChange } from './protocol.js';
 import { refusalFor } from './refusals.js';
 import { takeTracer } from './tracer-worker.js';
@@ -73,6 +75,7 @@ interface Waiter {
 class Trap implements TrapEngine {
   readonly name = 'trap';
   readonly #mailbox = Mailbox.create();
+  readonly #guard: Guard;
   readonly #worker: Worker;
   readonly #hit: SharedHit;
   readonly #waiters = new Map<number, Waiter>();
@@ -98,8 +101,12 @@ class Trap implements TrapEngine {
     this.#worker.on('exit', () => {
       if (!this.#closed)
         this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
+      this.#guard.dismiss();
     });
     this.#worker.unref(); // after the listeners, which keep the process alive
+    const { ledger, fd } = Ledger.create();
+    this.#mailbox.ledger = ledger.address;
+    this.#guard = new Guard(ledger, fd);
     thread.start(this.#mailbox.address);
     this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
   }
@@ -212,6 +219,7 @@ class Trap implements TrapEngine {
       this.#ring(REASON.command);
       futexWait(this.#mailbox.wordAddress(WORD.closed), 0, 50);
     }
+    if (Atomics.load(words, WORD.closed) !== 0) this.#guard.dismiss();
   }
 
   // ---- messages
@@ -232,6 +240,7 @@ class Trap implements TrapEngine {
         reject,
       });
       this.#send({ ...command, id });
+      this.#guard.start(); // while the tracer works
       this.#keepAlive();
     });
   }
