@@ -5,7 +5,7 @@
  * Every method that writes expects all threads of the address space to be stopped.
  */
 import { SLOT_SIZE, type SlotTemplate } from '../../arch/arch.js';
-import { bindSlot } from '../../arch/slot.js';
+import { bindSlot, inPlace } from '../../arch/slot.js';
 import { asAddress } from '../../base/address.js';
 import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
@@ -27,7 +27,7 @@ export interface Arm {
   /** The byte that the breakpoint replaced. */
   readonly original: number;
   readonly template: SlotTemplate;
-  /** Address of its XOL slot. */
+  /** Address of its XOL slot; of the place itself, where the instruction is stepped in place. */
   readonly slot: number;
   /** What it is for: a site that is wanted, or the linker's system call. */
   want: Want | undefined;
@@ -58,6 +58,8 @@ export class AddressSpace {
   /** Breakpoints by address: what a hit looks up. */
   readonly arms = new Map<number, Arm>();
   readonly #bySlot = new Map<number, Arm>();
+  /** Taken out, but a thread that did not stop then may be in their slots. */
+  readonly #retired = new Set<Arm>();
   readonly #areas: Area[] = [];
   /** Every thread that runs in this memory, of whichever process. */
   readonly threads = new Set<Thread>();
@@ -67,6 +69,8 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
+  /** Its threads have shadow stacks, which only true calls write. */
+  shadowStacks = false;
   /** An address of a `syscall` instruction in this memory. */
   gadget: number | undefined;
 
@@ -110,6 +114,10 @@ export class AddressSpace {
     const fine = this.#verify(sorted, refusals);
     const ready: Arm[] = [];
     for (const request of fine) {
+      if (this.#runsInPlace(request.template)) {
+        ready.push(armInPlace(request));
+        continue;
+      }
       const slot = this.#takeSlot(request.address, fine.length, allocate);
       const code =
         slot === undefined
@@ -127,19 +135,50 @@ export class AddressSpace {
     this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
     for (const a of ready) {
       this.arms.set(a.address, a);
-      this.#bySlot.set(a.slot, a);
+      if (!a.template.inPlace) this.#bySlot.set(a.slot, a);
     }
     return refusals;
   }
 
-  /** Take breakpoints out: the original byte comes back wherever ours still stands. */
+  #runsInPlace({ inPlace, calls }: SlotTemplate): boolean {
+    return inPlace === true || (calls === true && this.shadowStacks);
+  }
+
+  /**
+   * Take breakpoints out: the original byte comes back wherever ours still stands. Their slots are free when every thread
+   * has been seen outside of them: one that did not stop (the parent of a vfork) may come out of a system call there.
+   */
   disarm(arms: readonly Arm[]): void {
     this.restoreIn(this.memory, arms);
     for (const a of arms) {
       this.arms.delete(a.address);
+      if (!a.template.inPlace) this.#retired.add(a);
+    }
+    if (this.occupied) return;
+    for (const a of this.#retired) {
       this.#bySlot.delete(a.slot);
       this.#areaOf(a.slot)?.free.push(a.slot);
     }
+    this.#retired.clear();
+  }
+
+  /** Taken out, with slots that are not free yet. */
+  get retired(): ReadonlySet<Arm> {
+    return this.#retired;
+  }
+
+  /** Some thread runs, or sleeps where it cannot be stopped: our memory must stay. */
+  get occupied(): boolean {
+    for (const thread of this.threads) if (thread.running) return true;
+    return false;
+  }
+
+  /** The text at one place as it was, and the breakpoint back: for the one thread that does not stand still. */
+  lift(arm: Arm): void {
+    if (this.arms.get(arm.address) === arm) this.memory.write(arm.address, Uint8Array.of(arm.original));
+  }
+  lower(arm: Arm): void {
+    if (this.arms.get(arm.address) === arm) this.memory.write(arm.address, Uint8Array.of(BREAKPOINT));
   }
 
   /** The original bytes, in a copy of this memory that fork made. */
@@ -167,6 +206,7 @@ export class AddressSpace {
     const copy = new AddressSpace(pid, undefined);
     copy.restoreIn(copy.memory, this.arms.values());
     copy.#areas.push(...this.#areas);
+    for (const [slot, arm] of this.#bySlot) copy.#bySlot.set(slot, arm);
     copy.gadget = this.gadget;
     return copy;
   }
@@ -179,6 +219,7 @@ export class AddressSpace {
   forgetAreas(): void {
     this.#areas.length = 0;
     this.#bySlot.clear();
+    this.#retired.clear();
   }
 
   close(): void {
@@ -258,6 +299,15 @@ export class AddressSpace {
     return start;
   }
 }
+
+const armInPlace = ({ address, bytes, template, want, watch }: ArmRequest): Arm => ({
+  address,
+  original: bytes[0]!,
+  template: template.inPlace ? template : inPlace(template.length),
+  slot: address,
+  want,
+  watch,
+});
 
 const NO_SLOT: Refusal = {
   code: 'no-slot-in-reach',
