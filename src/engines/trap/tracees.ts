@@ -18,6 +18,7 @@ import { IDLE, Process, Thread, type Role } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
 export const REG = {
+  r11: 6,
   r10: 7,
   r9: 8,
   r8: 9,
@@ -40,6 +41,8 @@ const CLONE_THREAD = 0x10000n;
 const STOP_TIMEOUT = 3000;
 /** How long to wait for a thread before looking whether it can stop at all, ms. */
 const FIRST_LOOK_MS = 5;
+/** How long one instruction may take while all other threads wait for it, ms. */
+const STEP_TIMEOUT = 1000;
 const FEW = 8;
 /** Events that are reported from inside a system call. */
 const IN_CALL: ReadonlySet<number> = new Set([
@@ -118,8 +121,10 @@ class Scratch {
   }
 }
 
-/** Offset in struct user, for PTRACE_POKEUSER. */
+/** Offsets in struct user, for PTRACE_POKEUSER. */
 export const USER_IP = REG.ip * 8;
+/** TF in the flags: the processor traps after the next instruction. */
+export const TRAP_FLAG = 0x100n;
 
 export const exited = (status: number): boolean => (status & 0x7f) === 0;
 export const killed = (status: number): boolean => (status & 0x7f) !== 0 && (status & 0xff) !== 0x7f;
@@ -243,6 +248,8 @@ export class Tracees {
     const tid = Number(this.scratch.word[0]);
     const flags = this.#cloneFlags(parent);
     const { process } = parent;
+    // made by a `syscall` that we step over, it begins in the slot as well, behind the call
+    const activity = parent.activity.kind === 'stepping' ? { ...parent.activity, post: false } : IDLE;
     if ((flags & CLONE_THREAD) !== 0n) {
       this.addThread(tid, process);
     } else if ((flags & CLONE_VM) !== 0n) {
@@ -251,6 +258,8 @@ export class Tracees {
     } else {
       this.#adoptFork(tid, parent);
     }
+    const made = this.threads.get(tid);
+    if (made !== undefined) made.activity = activity;
     const early = this.#early.get(tid);
     if (early === undefined) return;
     this.#early.delete(tid);
@@ -338,6 +347,7 @@ export class Tracees {
     reported.isZombie = false;
     reported.inCall = true;
     reported.activity = IDLE;
+    reported.inMappingCall = false;
     reported.pending = undefined;
     reported.inVfork = false;
     reported.savedMask = undefined;
@@ -494,15 +504,19 @@ export class Tracees {
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
-    if (thread.process.space.traceSyscalls || thread.activity.kind === 'mapping-call')
-      ptrace.untilSyscall(thread.tid, signal);
+    if (thread.process.space.traceSyscalls || thread.inMappingCall) ptrace.untilSyscall(thread.tid, signal);
     else ptrace.cont(thread.tid, signal);
   }
 
   /** Resume at another address. */
   resumeAt(thread: Thread, ip: number): void {
     const { space } = thread.process;
-    if (space.frozen === 0 && !space.traceSyscalls && thread.activity.kind === 'none') {
+    if (
+      space.frozen === 0 &&
+      !space.traceSyscalls &&
+      !thread.inMappingCall &&
+      thread.activity.kind === 'none'
+    ) {
       thread.savedInfo = undefined;
       thread.running = true;
       ptrace.pokeUserAndCont(thread.tid, USER_IP, ip);
@@ -523,6 +537,21 @@ export class Tracees {
     thread.savedInfo = undefined;
     thread.running = true;
     ptrace.step(thread.tid, 0);
+  }
+
+  /**
+   * Step a thread and wait for what comes of it, which is in `pending` then, while all others of its address space (frozen)
+   * stand still. It may take longer where the instruction waits for one of them (userfaultfd(2)): then it still runs.
+   */
+  stepAlone(thread: Thread): void {
+    thread.savedInfo = undefined;
+    thread.running = true;
+    if (!ptrace.step(thread.tid, 0)) return;
+    const limit = performance.now() + STEP_TIMEOUT;
+    while (thread.running && this.threads.get(thread.tid) === thread && performance.now() < limit) {
+      this.take(100);
+      this.rungMeanwhile |= this.bell.rung();
+    }
   }
 
   /**
@@ -558,6 +587,12 @@ export class Tracees {
     if (thread.savedInfo === undefined) return ptrace.getSigInfo(thread.tid, this.scratch.infoAddress);
     this.scratch.info.set(thread.savedInfo);
     return true;
+  }
+
+  /** The siginfo of the stop a thread is in shall be what is in `scratch.info`. */
+  writeInfo(thread: Thread): void {
+    if (thread.savedInfo === undefined) ptrace.setSigInfo(thread.tid, this.scratch.infoAddress);
+    else thread.savedInfo = this.scratch.info.slice();
   }
 
   setInfo(thread: Thread, info: Uint8Array): void {
