@@ -249,7 +249,7 @@ test('a thread is stopped at the stops of its slot and nowhere else', () => {
 });
 
 /** What runs out of line in other words: its prefixes dropped, or its fallback relocated. */
-const NOT_COPIED = /^(syscall|int |xbegin)/;
+const NOT_COPIED = /\b(syscall|int )|^xbegin/;
 /** Returns from the kernel, which fault where they are. */
 const FAULTS = /^sys(ret|exit)/;
 

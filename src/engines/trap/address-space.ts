@@ -74,6 +74,8 @@ export class AddressSpace {
   readonly #bySlot = new Map<number, Arm>();
   /** Taken out, but a thread that did not stop then may be in their slots. */
   readonly #retired = new Set<Arm>();
+  /** Where breakpoints have been taken out. */
+  readonly #disarmed = new Set<number>();
   readonly #areas: Area[] = [];
   /** Calls of probed functions that have not returned. */
   readonly calls = new Calls();
@@ -247,6 +249,7 @@ export class AddressSpace {
     this.restoreIn(this.memory, arms);
     for (const a of arms) {
       this.arms.delete(a.address);
+      this.#disarmed.add(a.address);
       if (!a.template.inPlace) this.#retired.add(a);
     }
     this.#carry([]);
@@ -256,6 +259,11 @@ export class AddressSpace {
       this.#freeSlot(a.slot);
     }
     this.#retired.clear();
+  }
+
+  /** A breakpoint of ours was at this address once. */
+  wasArmed(address: number): boolean {
+    return this.#disarmed.has(address);
   }
 
   /** Taken out, with slots that are not free yet. */

@@ -4,7 +4,7 @@
  */
 import { SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
-import { ptrace } from '../../linux/ptrace.js';
+import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError } from '../../base/errors.js';
 import type { SlotStop, SlotTemplate } from '../../arch/arch.js';
 import type { Refusal } from '../../base/errors.js';
@@ -196,6 +196,7 @@ export class Arming {
     for (let i = 0; i < MAX_STEPS; i++) {
       const inside = this.#slotOf(thread);
       if (inside === undefined || arms?.has(inside.arm) === false) return;
+      if (i === 0 && this.#letRaisedOut(thread) && this.#slotOf(thread)?.arm !== inside.arm) return;
       const { arm, at } = inside;
       const raised = this.#raised(thread);
       if (raised === 'fault') {
@@ -259,6 +260,7 @@ export class Arming {
   #forgetStep(thread: Thread): void {
     const { activity } = thread;
     if (activity.kind !== 'stepping') return;
+    this.#letRaisedOut(thread);
     if (this.#raised(thread) === 'trap') this.#endTrap(thread, activity.arm);
     this.#endStepping(thread);
   }
@@ -353,23 +355,43 @@ export class Arming {
     if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
       thread.pending = PLAIN_STOP;
-    } else if (this.#trapQueued(thread)) {
+    } else if (this.#queued(thread, isBreakpoint)) {
       this.#letTrapOut(thread, before);
     }
   }
 
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
+    this.#letOut(thread, () => {
+      const { pending } = thread;
+      if (pending === undefined || stopEvent(pending) !== 0 || stopSignal(pending) !== SIG.trap) return;
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      thread.pending = PLAIN_STOP;
+    });
+  }
+
+  /** What an instruction in a slot has raised tells of the slot, and of its registers there: it must not come out later. */
+  #letRaisedOut(thread: Thread): boolean {
+    const { pending } = thread;
+    const isPlain =
+      pending !== undefined && stopEvent(pending) === EVENT.stop && thread.savedInfo === undefined;
+    if (!isPlain || !this.#queued(thread, isRaised)) return false;
+    this.#letOut(thread);
+    return true;
+  }
+
+  /** To the stop of a signal that is known to be queued: it is there before the thread runs. */
+  #letOut(thread: Thread, beforeTaken: () => void = () => undefined): void {
     const { bell } = this.tracees;
+    const wasGroupStop = thread.pending !== undefined && stopSignal(thread.pending) !== SIG.trap;
     if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
     thread.pending = status;
-    if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
-      ptrace.pokeUser(thread.tid, USER_IP, address);
-      thread.pending = PLAIN_STOP;
-    }
+    beforeTaken();
     bell.consume(thread.tid);
+    // job control has stopped the process, and will say so once more
+    if (wasGroupStop) thread.interrupted = ptrace.interruptIfThere(thread.tid);
   }
 
   /**
@@ -397,16 +419,22 @@ export class Arming {
     return this.tracees.readInfo(thread) && this.tracees.scratch.infoCode === SI_KERNEL;
   }
 
-  #trapQueued(thread: Thread): boolean {
+  /** Whether a signal of some kind waits behind the stop that a thread is in. */
+  #queued(thread: Thread, kind: (signal: number, code: number) => boolean): boolean {
     const { scratch } = this.tracees;
     for (let at = 0; at < MOST_QUEUED; at++) {
       // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
       scratch.word[0] = BigInt(at);
       scratch.word[1] = 1n << 32n;
       if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-      if (scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL) return true;
+      if (kind(scratch.infoSignal, scratch.infoCode)) return true;
     }
     return false;
+  }
+
+  /** The trap at the end of a step over a system call comes behind the stop that a thread is in. */
+  stepTrapQueued(thread: Thread): boolean {
+    return this.#queued(thread, (signal, code) => signal === SIG.trap && code === TRAP_BRKPT);
   }
 
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
@@ -464,6 +492,9 @@ function stillReturning(
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
+
+const isBreakpoint = (signal: number, code: number): boolean => signal === SIG.trap && code === SI_KERNEL;
+const isRaised = (signal: number, code: number): boolean => FAULTS.has(signal) && code > 0;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {

@@ -52,6 +52,8 @@ export class Thread {
   /** On its way through a system call that may change the mappings. */
   inMappingCall = false;
   readonly held: HeldSignal[] = [];
+  /** The trap at the end of a step is on its way, and means nothing any more. */
+  strayTrap = false;
   /** The siginfo of the pending stop, where a later stop has taken its place in the kernel. */
   savedInfo: Uint8Array | undefined;
   /** The signal mask to put back when the thread has left the XOL slot. */

@@ -390,6 +390,11 @@ export class Tracer implements StopListener {
 
   /** SIGTRAP: a breakpoint of ours, a step of ours, or the program's own business. */
   #trapped(thread: Thread): void {
+    if (thread.strayTrap) {
+      thread.strayTrap = false;
+      if (this.#tracees.readInfo(thread) && this.#tracees.scratch.infoCode === TRAP_BRKPT)
+        return this.#goOn(thread);
+    }
     if (thread.activity.kind === 'stepping' && this.#steppingTrapped(thread, thread.activity)) return;
     const { space } = thread.process;
     const slot = this.#hits.nextSlot;
@@ -443,7 +448,8 @@ export class Tracer implements StopListener {
     const inside = thread.process.space.inSlot(address + 1);
     if (inside !== undefined) return this.#trappedInSlot(thread, inside.arm, inside.at);
     const byte = thread.process.space.memory.read(address, 1);
-    if (byte !== undefined && byte[0] !== 0xcc && this.#arming.breakpointInfo(thread)) {
+    const wasOurs = byte !== undefined && byte[0] !== 0xcc && thread.process.space.wasArmed(address);
+    if (wasOurs && this.#arming.breakpointInfo(thread)) {
       ptrace.pokeUser(thread.tid, USER_IP, address);
       return this.#goOn(thread);
     }
@@ -721,6 +727,9 @@ export class Tracer implements StopListener {
   /** The displaced instruction has raised a signal: its fault handlers first, then the program as if it had run in its own place. */
   #instructionFaulted(thread: Thread, arm: Arm, at: number, signal: number): void {
     this.#arming.translateFault(thread, arm, at);
+    // a system call that seccomp forbids: SIGSYS first, then the trap of our step over it
+    if (thread.activity.kind === 'stepping' && arm.template.entersKernel)
+      thread.strayTrap = this.#arming.stepTrapQueued(thread);
     this.#arming.restoreMask(thread);
     const want = this.#wantAt(thread, arm);
     const { scratch } = this.#tracees;
