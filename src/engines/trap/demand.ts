@@ -215,14 +215,14 @@ export class Demand {
 
   /** `must`: it was asked for itself, and what goes wrong with it is an error. */
   #bringProcessAbout(process: Process, ids: SiteIds, must: boolean, refused: ArmReport[]): ArmReport[] {
-    if (process.role === 'leaving' || process.threads.size === 0) {
-      if (must) return this.#goneReports(process.pid, ids);
-      return [];
-    }
     for (const id of ids) {
       const want = this.#wantOf(id, process);
       if (want === undefined) process.wants.delete(id);
       else process.wants.set(id, want);
+    }
+    if (process.role === 'leaving' || process.threads.size === 0) {
+      if (must) return this.#goneReports(process.pid, ids);
+      return [];
     }
     const { space } = process;
     try {

@@ -13,6 +13,7 @@ import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
+import { mayOweReport, Orphans, sharerOf } from './orphans.js';
 import { sharersOf, waitsForChild } from './sharers.js';
 import { IDLE, Process, Thread } from './thread.js';
 
@@ -118,8 +119,7 @@ export class Tracees {
   readonly options = OPTIONS;
   /** Children of ours, traced or not: their end is reported to whoever started them. */
   readonly children = new Set<number>();
-  /** Stops of threads whose creation has not been reported yet. */
-  readonly #early = new Map<number, number>();
+  readonly #orphans = new Orphans();
 
   constructor(
     readonly bell: BellWait,
@@ -128,10 +128,10 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
-    const tid = this.bell.next(timeout, unless);
-    if (tid <= 0) return false;
-    this.#dispatch(tid, this.bell.status);
-    return true;
+    const tid = this.bell.next(this.#orphans.wait(timeout), unless);
+    if (tid > 0) this.#dispatch(tid, this.bell.status);
+    if (!this.#orphans.isEmpty) this.#adoptLost();
+    return tid > 0;
   }
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
@@ -139,6 +139,11 @@ export class Tracees {
     if (this.threads.size > FEW) return false;
     for (const thread of this.threads.values()) if (thread.running) return false;
     return true;
+  }
+
+  /** A child of somebody who has ended may still turn up. */
+  get expectsOrphans(): boolean {
+    return !this.#orphans.isEmpty;
   }
 
   /** Take one event that is already there. */
@@ -153,6 +158,7 @@ export class Tracees {
     const thread = new Thread(tid, process);
     this.threads.set(tid, thread);
     process.threads.set(tid, thread);
+    if (process.threads.size > 1) process.hadThreads = true;
     process.space.threads.add(thread);
     this.processes.set(process.pid, process);
     return thread;
@@ -173,8 +179,21 @@ export class Tracees {
     this.forget(thread);
     if (process.threads.size > 0) return;
     this.processes.delete(process.pid);
-    this.listener.processGone(process, status);
+    this.#gone(process, status);
     if (process.space.threads.size > 0) this.listener.memoryLeft(process.space);
+  }
+
+  /** Of a process that may have made another one it can still be asked in which trees it was. */
+  #gone(process: Process, status: number): void {
+    const tell = (): void => this.listener.processGone(process, status);
+    const { space } = process;
+    if (!mayOweReport(process, status)) return tell();
+    if (!isFollowed(process)) {
+      this.#orphans.remember({ process, space });
+      return tell();
+    }
+    this.#orphans.remember({ process, space }, tell);
+    if (this.children.has(process.pid)) this.listener.childEnded(process.pid, status);
   }
 
   #dispatch(tid: number, status: number): void {
@@ -191,17 +210,18 @@ export class Tracees {
 
   #unknown(tid: number, status: number): void {
     if (exited(status) || killed(status)) {
-      this.#early.delete(tid);
+      this.#orphans.ended(tid);
       if (this.children.has(tid)) this.listener.childEnded(tid, status);
       return;
     }
-    this.#early.set(tid, status);
+    this.#orphans.stopped(tid, status);
   }
 
   /** A thread made another thread or process: the new one is traced already and stops by itself. */
   #adopt(parent: Thread, event: number): void {
     if (!ptrace.getEventMessage(parent.tid, this.scratch.wordAddress)) return;
     const tid = Number(this.scratch.word[0]);
+    if (this.threads.has(tid)) return; // so late that it was taken for an orphan
     const flags = this.#cloneFlags(parent);
     const { process } = parent;
     if ((flags & CLONE_THREAD) !== 0n) {
@@ -212,10 +232,30 @@ export class Tracees {
     } else {
       this.#adoptFork(tid, process);
     }
-    const early = this.#early.get(tid);
-    if (early === undefined) return;
-    this.#early.delete(tid);
-    this.#dispatch(tid, early);
+    const early = this.#orphans.announced(tid);
+    if (early !== undefined) this.#dispatch(tid, early);
+  }
+
+  /** Children whose parents could not say that they had made them. */
+  #adoptLost(): void {
+    for (const [tid, status] of this.#orphans.takeLost()) {
+      const sharer = sharerOf(tid, this.processes.values());
+      if (sharer !== undefined) this.#adoptSharing(tid, sharer);
+      else this.#adoptOrphan(tid);
+      if (this.threads.has(tid)) this.#dispatch(tid, status);
+      else ptrace.detach(tid, 0); // nothing of ours is in it
+    }
+    this.#orphans.forget();
+  }
+
+  #adoptOrphan(tid: number): void {
+    const living = [...this.processes.values()].map((process) => ({ process, space: process.space }));
+    try {
+      const parent = this.#orphans.parentOf(tid, living);
+      if (parent !== undefined) this.#adoptFork(tid, parent.process, parent.space);
+    } catch (e) {
+      if (!isGone(e)) throw e;
+    }
   }
 
   /** A process in the memory of its parent. */
@@ -229,19 +269,18 @@ export class Tracees {
    * A copy of the memory, breakpoints and all. A child that is followed keeps them; any other gets its own bytes back before
    * it runs, and is let go.
    */
-  #adoptFork(tid: number, parent: Process): void {
+  #adoptFork(tid: number, parent: Process, memory = parent.space): void {
     try {
       if (!isFollowed(parent)) {
-        this.addThread(tid, new Process(tid, parent.space.copyFor(tid), 'leaving'));
+        this.addThread(tid, new Process(tid, memory.copyFor(tid), 'leaving'));
         return;
       }
       const child = new Process(tid, new AddressSpace(tid), 'wanted');
       this.addThread(tid, child);
       this.listener.born(child, parent);
-      child.space.inherit(parent.space, child.wants);
+      child.space.inherit(memory, child.wants);
     } catch (e) {
-      // killed already: its end is reported as an unknown thread's
-      if (!(e instanceof SyscallError) || (e.errno !== ERRNO.ENOENT && e.errno !== ERRNO.ESRCH)) throw e;
+      if (!isGone(e)) throw e; // killed already: its end is reported as an unknown thread's
     }
   }
 
@@ -277,6 +316,8 @@ export class Tracees {
   #enter(reported: Thread, space: AddressSpace, status: number): void {
     const { process } = reported;
     const old = process.space;
+    if (process.hadThreads) this.#orphans.remember({ process, space: old });
+    process.hadThreads = false;
     this.#leaveOthers(reported);
     old.threads.delete(reported);
     this.listener.threadGone(reported);
@@ -514,6 +555,10 @@ export class Tracees {
 
 /** What it makes is probed as well. */
 const isFollowed = ({ role, trees }: Process): boolean => role !== 'leaving' && trees.length > 0;
+
+/** What opening something of a process that has ended fails with. */
+const isGone = (e: unknown): boolean =>
+  e instanceof SyscallError && (e.errno === ERRNO.ENOENT || e.errno === ERRNO.ESRCH);
 
 /** A leader that has ended is listed as long as other threads of its process live. */
 const hasEnded = ({ tid }: Thread): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');
