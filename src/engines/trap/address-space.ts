@@ -317,9 +317,8 @@ export class AddressSpace {
   }
 
   /** This is such a child's when it is probed itself: armed as its parent's memory is, from which it was copied. */
-  inherit(maker: Thread, child: Process): void {
+  inherit(parent: AddressSpace, maker: number, child: Process): void {
     const { wants } = child;
-    const parent = maker.process.space;
     this.isBehind = parent.isBehind;
     for (const original of parent.arms.values()) {
       const want = original.want && wants.get(original.want.site.id);
@@ -333,7 +332,7 @@ export class AddressSpace {
       this.#retired.add(arm);
       this.#bySlot.set(arm.slot, arm);
     }
-    parent.calls.copyInto(this.calls, maker.tid, child);
+    parent.calls.copyInto(this.calls, maker, child);
     for (const area of parent.#areas) this.#areas.push({ ...area, free: [...area.free] });
     this.callStub = parent.callStub;
     this.carrier = parent.carrier?.copy();

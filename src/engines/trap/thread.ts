@@ -93,6 +93,8 @@ export class Process {
   trees: readonly number[] = [];
   /** Somebody has asked for this very process by its pid. */
   isNamed = false;
+  /** It has, or had, more than one thread. */
+  hadThreads = false;
   constructor(
     readonly pid: number,
     public space: AddressSpace,

@@ -13,6 +13,7 @@ import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
+import { mayOweReport, Orphans, sharerOf } from './orphans.js';
 import { sharersOf, waitsForChild } from './sharers.js';
 import { IDLE, Process, Thread, type Role } from './thread.js';
 
@@ -143,8 +144,7 @@ export class Tracees {
   readonly options = OPTIONS;
   /** Children of ours, traced or not: their end is reported to whoever started them. */
   readonly children = new Set<number>();
-  /** Stops of threads whose creation has not been reported yet. */
-  readonly #early = new Map<number, number>();
+  readonly #orphans = new Orphans();
 
   constructor(
     readonly bell: BellWait,
@@ -153,7 +153,9 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
-    return this.#serve(this.bell.next(timeout, unless));
+    const taken = this.#serve(this.bell.next(this.#orphans.wait(timeout), unless));
+    if (!this.#orphans.isEmpty) this.#adoptLost();
+    return taken;
   }
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
@@ -161,6 +163,11 @@ export class Tracees {
     if (this.threads.size > FEW) return false;
     for (const thread of this.threads.values()) if (thread.running) return false;
     return true;
+  }
+
+  /** A child of somebody who has ended may still turn up. */
+  get expectsOrphans(): boolean {
+    return !this.#orphans.isEmpty;
   }
 
   /** Take one event that is already there. */
@@ -194,6 +201,7 @@ export class Tracees {
     const thread = new Thread(tid, process);
     this.threads.set(tid, thread);
     process.threads.set(tid, thread);
+    if (process.threads.size > 1) process.hadThreads = true;
     process.space.threads.add(thread);
     this.processes.set(process.pid, process);
     return thread;
@@ -214,8 +222,21 @@ export class Tracees {
     this.forget(thread);
     if (process.threads.size > 0) return;
     this.processes.delete(process.pid);
-    this.listener.processGone(process, status);
+    this.#gone(process, status);
     if (process.space.threads.size > 0) this.listener.memoryLeft(process.space);
+  }
+
+  /** Of a process that may have made another one it can still be asked in which trees it was. */
+  #gone(process: Process, status: number): void {
+    const tell = (): void => this.listener.processGone(process, status);
+    const { space } = process;
+    if (!mayOweReport(process, status)) return tell();
+    if (!isFollowed(process)) {
+      this.#orphans.remember({ process, space });
+      return tell();
+    }
+    this.#orphans.remember({ process, space }, tell);
+    if (this.children.has(process.pid)) this.listener.childEnded(process.pid, status);
   }
 
   #dispatch(tid: number, status: number): void {
@@ -235,17 +256,18 @@ export class Tracees {
   #unknown(tid: number, seen: number): void {
     const status = exited(seen) || killed(seen) || !this.bell.consume(tid) ? seen : this.bell.status;
     if (exited(status) || killed(status)) {
-      this.#early.delete(tid);
+      this.#orphans.ended(tid);
       if (this.children.has(tid)) this.listener.childEnded(tid, status);
       return;
     }
-    this.#early.set(tid, status);
+    this.#orphans.stopped(tid, status);
   }
 
   /** A thread made another thread or process: the new one is traced already and stops by itself. */
   #adopt(parent: Thread, event: number): void {
     if (!ptrace.getEventMessage(parent.tid, this.scratch.wordAddress)) return;
     const tid = Number(this.scratch.word[0]);
+    if (this.threads.has(tid)) return; // so late that it was taken for an orphan
     const flags = this.#cloneFlags(parent);
     const { process } = parent;
     // made by a `syscall` that we step over, it begins in the slot as well, behind the call
@@ -256,14 +278,34 @@ export class Tracees {
       if (event === EVENT.vfork) parent.inVfork = true;
       this.#adoptSharing(tid, process);
     } else {
-      this.#adoptFork(tid, parent);
+      this.#adoptFork(tid, process, process.space, parent.tid);
     }
     const made = this.threads.get(tid);
     if (made !== undefined) made.activity = activity;
-    const early = this.#early.get(tid);
-    if (early === undefined) return;
-    this.#early.delete(tid);
-    this.#dispatch(tid, early);
+    const early = this.#orphans.announced(tid);
+    if (early !== undefined) this.#dispatch(tid, early);
+  }
+
+  /** Children whose parents could not say that they had made them. */
+  #adoptLost(): void {
+    for (const [tid, status] of this.#orphans.takeLost()) {
+      const sharer = sharerOf(tid, this.processes.values());
+      if (sharer !== undefined) this.#adoptSharing(tid, sharer);
+      else this.#adoptOrphan(tid);
+      if (this.threads.has(tid)) this.#dispatch(tid, status);
+      else ptrace.detach(tid, 0); // nothing of ours is in it
+    }
+    this.#orphans.forget();
+  }
+
+  #adoptOrphan(tid: number): void {
+    const living = [...this.processes.values()].map((process) => ({ process, space: process.space }));
+    try {
+      const parent = this.#orphans.parentOf(tid, living);
+      if (parent !== undefined) this.#adoptFork(tid, parent.process, parent.space);
+    } catch (e) {
+      if (!isGone(e)) throw e;
+    }
   }
 
   /** A child has copies of its parent's actions for signals. */
@@ -289,20 +331,18 @@ export class Tracees {
    * A copy of the memory, breakpoints and all. A child that is followed keeps them; any other gets its own bytes back before
    * it runs, and is let go.
    */
-  #adoptFork(tid: number, maker: Thread): void {
-    const parent = maker.process;
+  #adoptFork(tid: number, parent: Process, memory = parent.space, maker = 0): void {
     try {
       if (!isFollowed(parent)) {
-        this.#addProcess(tid, parent.space.copyFor(tid), 'leaving', parent);
+        this.#addProcess(tid, memory.copyFor(tid), 'leaving', parent);
         return;
       }
       const child = this.#addProcess(tid, new AddressSpace(tid), 'wanted', parent);
       this.listener.born(child, parent);
-      child.space.inherit(maker, child);
+      child.space.inherit(memory, maker, child);
       this.listener.copied(child);
     } catch (e) {
-      // killed already: its end is reported as an unknown thread's
-      if (!(e instanceof SyscallError) || (e.errno !== ERRNO.ENOENT && e.errno !== ERRNO.ESRCH)) throw e;
+      if (!isGone(e)) throw e; // killed already: its end is reported as an unknown thread's
     }
   }
 
@@ -338,6 +378,8 @@ export class Tracees {
   #enter(reported: Thread, space: AddressSpace, status: number): void {
     const { process } = reported;
     const old = process.space;
+    if (process.hadThreads) this.#orphans.remember({ process, space: old });
+    process.hadThreads = false;
     this.#leaveOthers(reported);
     old.threads.delete(reported);
     this.listener.threadGone(reported);
@@ -603,6 +645,10 @@ export class Tracees {
 
 /** What it makes is probed as well. */
 const isFollowed = ({ role, trees }: Process): boolean => role !== 'leaving' && trees.length > 0;
+
+/** What opening something of a process that has ended fails with. */
+const isGone = (e: unknown): boolean =>
+  e instanceof SyscallError && (e.errno === ERRNO.ENOENT || e.errno === ERRNO.ESRCH);
 
 /** A leader that has ended is listed as long as other threads of its process live. */
 const hasEnded = ({ tid }: Thread): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');

@@ -240,7 +240,11 @@ export class Tracer implements StopListener {
     }
     const limit = performance.now() + CLOSE_TIMEOUT;
     const isAwaited = (t: Thread): boolean => !t.inVfork && !t.isZombie;
-    while ([...this.#tracees.threads.values()].some(isAwaited) && performance.now() < limit)
+    const { threads } = this.#tracees;
+    while (
+      ([...threads.values()].some(isAwaited) || this.#tracees.expectsOrphans) &&
+      performance.now() < limit
+    )
       this.#tracees.take(50);
   }
 
