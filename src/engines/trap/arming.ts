@@ -302,7 +302,8 @@ export class Arming {
 
   /** Disarm everything in a memory and let all its threads go, with the signals they are due. */
   detach(space: AddressSpace): void {
-    for (const process of space.processes()) process.wants.clear();
+    const processes = [...space.processes()];
+    for (const process of processes) process.wants.clear();
     // a thread that does not stop is in uninterruptible sleep and executes nothing: its bytes can be restored all the same
     this.tracees.freeze(space);
     for (const thread of space.threads) {
@@ -313,6 +314,10 @@ export class Arming {
     this.#vacate(space);
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+    // who has executed a program meanwhile is in another memory, with nothing of ours
+    for (const process of processes)
+      if (process.space !== space && process.threads.size > 0 && process.role !== 'leaving')
+        this.detach(process.space);
   }
 
   /**
