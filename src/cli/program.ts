@@ -2,11 +2,12 @@
 import { readFileSync, writeSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { escapeText } from '../base/escape.js';
-import { parseCount, parseMilliseconds, parsePids, parseSeconds } from './options.js';
+import { parseCount, parseMilliseconds, parsePid, parsePids, parseSeconds } from './options.js';
 import type { CountOptions } from './count.js';
 import type { DoctorOptions } from './doctor.js';
 import type { ListOptions } from './list.js';
 import type { PlanOptions } from './plan.js';
+import type { RunOptions } from './run-modules.js';
 import type { TraceOptions } from './trace.js';
 import { UsageError } from './usage-error.js';
 
@@ -51,6 +52,17 @@ Examples:
   uprobe plan libc:malloc
   uprobe plan 'bash:main+*' --json`;
 
+const RUN_HELP = `
+FILE is a probe module: TypeScript or JavaScript (.ts .mts .js .mjs) whose default export is a
+function ({ processes, parameters, print, signal, end }), or { description, parameters, load }.
+It imports registerUprobe and the rest from 'uprobe'; what it registers is taken out at the end.
+NAME=VALUE belongs to the FILE before it. Several files are loaded in order and unloaded in reverse.
+
+Examples:
+  uprobe run FILE --help          what a module does, and what it may be given
+  uprobe run calls.ts function=malloc -- ls /
+  uprobe run failing.ts nth=3 watching.ts -p 4711 --duration 10`;
+
 type Finish = (status: number) => void;
 
 /** @param command what stood behind `--`. */
@@ -70,6 +82,7 @@ export function buildProgram(command: readonly string[] | undefined, finish: Fin
     .addHelpText('after', `\nuprobe COMMAND --help tells more of one command.`);
   addTrace(program, command, finish);
   addCount(program, command, finish);
+  addRun(program, command, finish);
   addList(program, command, finish);
   addPlan(program, command, finish);
   addDoctor(program, command, finish);
@@ -117,6 +130,30 @@ function addCount(program: Command, command: readonly string[] | undefined, fini
     .action(async (probes: string[], options: CountOptions) => {
       const { count } = await import('./count.js');
       finish(await count(probes, options, command));
+    });
+}
+
+function addRun(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  const run = program.command('run').description('load probe modules: files of TypeScript with handlers');
+  run
+    .argument('[FILE...]')
+    .usage('FILE [NAME=VALUE]... [-p PID | --tree PID] [options] [-- COMMAND [ARGUMENTS...]]')
+    .addOption(
+      new Option('-p, --pid <PID>', 'give the modules this process (again, or a list, for several)').argParser(
+        parsePids,
+      ),
+    )
+    .option('--tree <PID>', 'give them this process with all its descendants', parsePid)
+    .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
+    .option('-o, --output <FILE>', 'write what they print there')
+    // said by us: of files that are named, help shows what they say of themselves
+    .helpOption(false)
+    .option('-h, --help', 'print help; behind a FILE, what it does and may be given')
+    .addHelpText('after', RUN_HELP)
+    .action(async (words: string[], options: RunOptions & { help?: boolean }) => {
+      if (options.help === true && words.length === 0) return run.outputHelp();
+      const { describeModules, runModules } = await import('./run-modules.js');
+      finish(await (options.help === true ? describeModules(words) : runModules(words, options, command)));
     });
 }
 

@@ -1,6 +1,6 @@
 /**
  * One run: start what shall be started, arm, wait for the end, take every probe away, and only then let go. What
- * `trace` and `count` have in common.
+ * `trace`, `count` and `run` have in common.
  */
 import { readFileSync } from 'node:fs';
 import type { Target } from '../index.js';
@@ -12,11 +12,16 @@ import type { Status } from './die.js';
 import { note } from './output.js';
 import type { Targets } from './targets.js';
 
+/** A command that stops before its first instruction. */
+export type Started = Pick<Target, 'pid' | 'exited' | 'resume' | 'kill'>;
+
 export interface RunSteps {
   readonly targets: Targets;
   /** Milliseconds. */
   readonly duration: number | undefined;
   readonly ending: Ending;
+  /** Who starts a command; left out, this thread, whose probes it is for. */
+  start?(command: string, args: readonly string[]): Promise<Started>;
   /** Register everything, in these processes. */
   arm(processes: readonly number[]): Promise<Armed>;
   /** Just before the processes go on; what it returns is called when the run has ended. */
@@ -33,7 +38,7 @@ const GRACE_MS = 200;
 export async function run(steps: RunSteps): Promise<number> {
   const { targets, ending } = steps;
   ending.catchSignals();
-  const target = targets.kind === 'command' ? await start(targets.command, targets.args) : undefined;
+  const target = targets.kind === 'command' ? await (steps.start ?? start)(targets.command, targets.args) : undefined;
   const pids = targets.kind === 'pids' ? targets.pids : [target!.pid];
   const armed = await armOrUndo(steps, pids, target);
   if (armed === undefined) return statusOfNothing(await ending.promise);
@@ -51,14 +56,14 @@ export async function run(steps: RunSteps): Promise<number> {
 }
 
 /** The command gets our own descriptors: its input and output are its own. */
-const start = (command: string, args: readonly string[]): Promise<Target> =>
+const start = (command: string, args: readonly string[]): Promise<Started> =>
   spawnTarget(command, args, { stdio: 'inherit' });
 
 /** Undefined: the end came before everything was armed. */
 async function armOrUndo(
   steps: RunSteps,
   pids: readonly number[],
-  target: Target | undefined,
+  target: Started | undefined,
 ): Promise<Armed | undefined> {
   try {
     const armed = await steps.arm(pids);
@@ -74,12 +79,12 @@ async function armOrUndo(
 }
 
 /** A command that has not run one instruction is nobody's loss. */
-function abandon(target: Target | undefined): void {
+function abandon(target: Started | undefined): void {
   target?.kill('SIGKILL');
 }
 
 /** Whatever ends the run. Returns how to stop looking. */
-function watch(steps: RunSteps, pids: readonly number[], target: Target | undefined): () => void {
+function watch(steps: RunSteps, pids: readonly number[], target: Started | undefined): () => void {
   const { ending, duration } = steps;
   const timer =
     duration === undefined ? undefined : setTimeout(() => ending.end({ why: 'enough' }), duration);
@@ -113,7 +118,7 @@ function startTime(pid: number): string | undefined {
 }
 
 /** How the command ended, if it has, or does within a moment. */
-async function endOf(target: Target, reason: Reason): Promise<Status | undefined> {
+async function endOf(target: Started, reason: Reason): Promise<Status | undefined> {
   if (reason.why === 'ended') return target.exited;
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<undefined>((resolve) => {
