@@ -66,7 +66,6 @@ void describe('Wrong input', () => {
       ['trace', `${calls}:add`, '--engine', 'jmp', ...run],
       /Allowed choices are auto, trap/,
     ],
-    ['a return probe', ['trace', `${calls}:add%return`, ...run], /return-handlers-not-supported/],
     [
       'a count of lines that is none',
       ['trace', `${calls}:add`, '-n', '0', ...run],

@@ -86,6 +86,8 @@ export interface Arch {
    * next one.
    */
   countPadding(code: Uint8Array, found: { readonly starts: Uint32Array; readonly end: number }): number;
+  /** Whether an address, with up to 7 bytes that stand before it, may be one that a function returns to. */
+  mayBeReturnAddress(address: number, before: Uint8Array): boolean;
   /** How the instruction runs out of line, or the named refusal. */
   displace(instruction: Instruction): Displaced;
 }

@@ -197,9 +197,10 @@ class View implements ModuleView {
     return found.map((f) => this.#planOf(f, options));
   }
 
-  #question({ trustPlace = false, processes }: PlanOptions): PlaceQuestion {
+  #question({ trustPlace = false, processes, returnHandler = false }: PlanOptions): PlaceQuestion {
     return {
       trustPlace,
+      atEntry: returnHandler,
       processes: plainProcesses(processes),
       ifuncs: (this.#ifuncs ??= new Ifuncs(this.#code)),
     };

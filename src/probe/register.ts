@@ -212,7 +212,8 @@ class Draft {
   /** Throws PlaceError or RefusedError. */
   add({ spec, module, processes }: Wish): void {
     const { trustPlace } = spec;
-    const question = { trustPlace, processes, ifuncs: this.#ifuncsOf(module) };
+    const atEntry = spec.returnHandler !== undefined;
+    const question = { trustPlace, atEntry, processes, ifuncs: this.#ifuncsOf(module) };
     for (const place of this.#resolve(module.code, spec.place, question)) this.#addPlace(spec, module, place);
   }
 

@@ -10,11 +10,13 @@ import { asAddress } from '../../base/address.js';
 import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
+import { Calls } from './calls.js';
 import type { Process, Thread } from './thread.js';
 import type { Want } from './wants.js';
 
 export const BREAKPOINT = 0xcc;
 const PAGE = 4096;
+const MAX_ADDRESS = BigInt(Number.MAX_SAFE_INTEGER);
 /** Reach of a 32-bit displacement, less room for the largest module's own operands. */
 export const REACH = 0x7000_0000;
 
@@ -32,7 +34,13 @@ export interface Arm {
   /** What it is for: a site that is wanted, or the linker's system call. */
   want: Want | undefined;
   readonly watch: MappingCall | undefined;
+  /** Functions (by their sites) whose calls return here. */
+  returns: Set<number> | undefined;
 }
+
+/** Whether a breakpoint serves anything. */
+export const isUsed = ({ want, watch, returns }: Arm): boolean =>
+  want !== undefined || watch !== undefined || returns !== undefined;
 
 interface Area {
   readonly start: number;
@@ -48,6 +56,7 @@ export interface ArmRequest {
   readonly template: SlotTemplate;
   readonly want: Want | undefined;
   readonly watch: MappingCall | undefined;
+  readonly returns?: Set<number> | undefined;
 }
 
 /** Maps memory in the target: given by the tracer, which can make a thread of it do a system call. */
@@ -59,6 +68,10 @@ export class AddressSpace {
   readonly arms = new Map<number, Arm>();
   readonly #bySlot = new Map<number, Arm>();
   readonly #areas: Area[] = [];
+  /** Calls of probed functions that have not returned. */
+  readonly calls = new Calls();
+  /** Return addresses that can have no breakpoint, and why. */
+  readonly unwatchable = new Map<number, string>();
   /** Every thread that runs in this memory, of whichever process. */
   readonly threads = new Set<Thread>();
   /** How many reasons there are to keep the threads from running. */
@@ -119,8 +132,8 @@ export class AddressSpace {
         refusals.set(request.address, NO_SLOT);
         continue;
       }
-      const { address, template, want, watch } = request;
-      ready.push({ address, original: request.bytes[0]!, template, slot, want, watch });
+      const { address, template, want, watch, returns } = request;
+      ready.push({ address, original: request.bytes[0]!, template, slot, want, watch, returns });
       this.#slotWrites.push({ at: slot, bytes: code });
     }
     this.#flushSlots();
@@ -130,6 +143,22 @@ export class AddressSpace {
       this.#bySlot.set(a.slot, a);
     }
     return refusals;
+  }
+
+  /** The word at an address; undefined where it cannot be read, or is no address. */
+  word(at: number): number | undefined {
+    const bytes = this.memory.read(at, 8);
+    if (bytes === undefined) return undefined;
+    const word = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
+    return word <= MAX_ADDRESS ? Number(word) : undefined;
+  }
+
+  /** The program's own bytes, without our breakpoints in them. */
+  originalText(address: number, length: number): Uint8Array | undefined {
+    const bytes = this.memory.read(address, length);
+    for (let i = 0; bytes !== undefined && i < length; i++)
+      if (bytes[i] === BREAKPOINT) bytes[i] = this.arms.get(address + i)?.original ?? BREAKPOINT;
+    return bytes;
   }
 
   /** Take breakpoints out: the original byte comes back wherever ours still stands. */

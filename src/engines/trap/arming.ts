@@ -9,11 +9,22 @@ import type { SlotTemplate } from '../../arch/arch.js';
 import type { Refusal } from '../../base/errors.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
-import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
+import { mappingAt, type Mapping } from '../../process/maps.js';
+import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-space.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { IDLE, type Process, type Thread } from './thread.js';
-import { PLAIN_STOP, REG, USER_IP, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import {
+  PLAIN_STOP,
+  REG,
+  USER_IP,
+  exited,
+  killed,
+  signalStop,
+  stopEvent,
+  stopSignal,
+  type Tracees,
+} from './tracees.js';
 import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
@@ -59,7 +70,13 @@ export class Arming {
       if (list) list.push(arm);
       else armed.set(id, [arm]);
     }
-    for (const id of asked) if (!armed.has(id) || !process.wants.has(id)) return false;
+    for (const id of asked) {
+      const want = process.wants.get(id);
+      // breakpoints where it returns to have to go
+      const leavesReturns =
+        want?.return !== true && armed.get(id)?.some((arm) => arm.want?.return === true) === true;
+      if (want === undefined || !armed.has(id) || leavesReturns) return false;
+    }
     for (const [id, arms] of armed) for (const arm of arms) arm.want = process.wants.get(id);
     return true;
   }
@@ -73,10 +90,12 @@ export class Arming {
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
+    space.calls.remove((c) => c.process === process && process.wants.get(c.siteId)?.return !== true);
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);
-      if (arm.want === undefined && arm.watch === undefined) surplus.push(arm);
+      if (arm.returns !== undefined) stillReturning(arm, arm.returns, process, maps);
+      if (!isUsed(arm)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
     for (const [address, want] of wanted) {
@@ -99,6 +118,17 @@ export class Arming {
       if (want !== undefined) bySite.set(want.site.id, refusal);
     }
     return bySite;
+  }
+
+  /**
+   * One more breakpoint in a memory whose threads run on, by a thread of it that is stopped. Its slot is written before
+   * anybody can be sent there, and a breakpoint is one byte.
+   */
+  armBeside(thread: Thread, request: ArmRequest): Refusal | undefined {
+    const { space } = thread.process;
+    const allocate = (near: number, length: number): number =>
+      this.#remote.allocateNear(thread, near, length);
+    return space.arm([request], allocate).get(request.address);
   }
 
   /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
@@ -215,10 +245,10 @@ export class Arming {
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
   #takeBack(thread: Thread): void {
     if (thread.activity.kind !== 'handlers') return;
-    const { arm, phase } = thread.activity;
+    const { arm, phase, signal } = thread.activity;
     if (!this.endHit(thread)) return;
-    if (phase === 'pre') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
-    thread.pending = PLAIN_STOP;
+    if (phase === 'pre' || phase === 'return') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
+    thread.pending = phase === 'fault' ? signalStop(signal) : PLAIN_STOP;
   }
 
   /** A thread that ran into a breakpoint which is gone now: back to its instruction. */
@@ -315,6 +345,13 @@ export class Arming {
     scratch.infoTarget = arm.address;
     ptrace.setSigInfo(thread.tid, scratch.infoAddress);
   }
+}
+
+/** Which functions' returns a breakpoint is still wanted for. */
+function stillReturning(arm: Arm, returns: Set<number>, process: Process, maps: readonly Mapping[]): void {
+  const isCode = mappingAt(maps, arm.address)?.perms[2] === 'x';
+  for (const id of returns) if (!isCode || process.wants.get(id)?.return !== true) returns.delete(id);
+  if (returns.size === 0) arm.returns = undefined;
 }
 
 /** Sites without a template never get this far: canArm refuses them. */

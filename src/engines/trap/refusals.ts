@@ -9,22 +9,8 @@ export function refuseProcesses(processes: ProcessSet | { readonly tree: number 
 }
 
 /** Whether it can serve a site: it does when the instruction runs out of line. */
-export function refusalFor(site: ArmableSite, consumers: readonly Consumer[]): Refusal | undefined {
-  if (consumers.some((c) => c.return)) return NO_RETURNS;
-  if (consumers.some((c) => c.fault)) return NO_FAULTS;
-  return site.refusal;
-}
-
-const NO_RETURNS: Refusal = {
-  code: 'return-handlers-not-supported',
-  reason: 'handlers that run when a function returns are not supported by any engine here',
-  remedy: "Probe the function's ret instructions, or its entry",
-};
-const NO_FAULTS: Refusal = {
-  code: 'fault-handlers-not-supported',
-  reason: 'handlers that run when the probed instruction faults are not supported by any engine here',
-  remedy: 'A handler that throws is reported to onError',
-};
+export const refusalFor = (site: ArmableSite, _consumers: readonly Consumer[]): Refusal | undefined =>
+  site.refusal;
 
 const NEEDS_PROCESSES: Refusal = {
   code: 'needs-processes',

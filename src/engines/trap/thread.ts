@@ -1,5 +1,6 @@
 /** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
 import type { AddressSpace, Arm } from './address-space.js';
+import type { Call } from './calls.js';
 import type { Want } from './wants.js';
 import type { ArmReport, Phase } from '../engine.js';
 
@@ -11,8 +12,13 @@ export type Activity =
       readonly kind: 'handlers';
       readonly slot: number;
       readonly arm: Arm;
+      readonly siteId: number;
       readonly phase: Phase;
       readonly expires: number;
+      /** `return`: other calls that have returned with this one, whose handlers come next. */
+      readonly others: readonly Call[];
+      /** `fault`: the signal it is about to get. Its siginfo is in `savedInfo`. */
+      readonly signal: number;
     }
   /** Stepping through the XOL slot: for its post handlers, or so that a held signal finds it outside. */
   | { readonly kind: 'stepping'; readonly arm: Arm; readonly post: boolean }
@@ -38,6 +44,8 @@ export class Thread {
   savedInfo: Uint8Array | undefined;
   /** The signal mask to put back when the thread has left the XOL slot. */
   savedMask: bigint | undefined;
+  /** The instruction that a fault handler has had tried again, and how often in a row. */
+  retried: { readonly arm: Arm; times: number } | undefined;
   /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */

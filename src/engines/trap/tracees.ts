@@ -77,6 +77,9 @@ class Scratch {
   get infoTarget(): number {
     return Number(this.#infoFields.getBigUint64(16, true));
   }
+  get infoTarget64(): bigint {
+    return this.#infoFields.getBigUint64(16, true);
+  }
   set infoTarget(address: number) {
     this.#infoFields.setBigUint64(16, BigInt(address), true);
   }
@@ -95,6 +98,8 @@ export const exited = (status: number): boolean => (status & 0x7f) === 0;
 export const killed = (status: number): boolean => (status & 0x7f) !== 0 && (status & 0xff) !== 0x7f;
 export const stopSignal = (status: number): number => (status >>> 8) & 0xff;
 export const stopEvent = (status: number): number => status >>> 16;
+/** The stop before the delivery of a signal. */
+export const signalStop = (signal: number): number => (signal << 8) | 0x7f;
 /** A stop that means nothing but "go on": as after an interrupt. */
 export const PLAIN_STOP = (EVENT.stop << 16) | (SIG.trap << 8) | 0x7f;
 
@@ -355,7 +360,7 @@ export class Tracees {
 
   /** Resume. `signal`: delivered now, where the thread is in the stop before its delivery. */
   resume(thread: Thread, signal = 0): void {
-    if (signal === 0 && this.#keptStopped(thread)) return;
+    if (this.#keptStopped(thread, signal)) return;
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
@@ -377,9 +382,9 @@ export class Tracees {
   }
 
   /** A thread that could go on while all of its memory must stand still goes on with the others. */
-  #keptStopped(thread: Thread): boolean {
+  #keptStopped(thread: Thread, signal = 0): boolean {
     if (thread.process.space.frozen === 0) return false;
-    thread.pending = PLAIN_STOP;
+    thread.pending = signal === 0 ? PLAIN_STOP : signalStop(signal);
     return true;
   }
 

@@ -13,11 +13,13 @@ import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
 import type { Arm } from './address-space.js';
 import { Arming } from './arming.js';
+import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
 import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
 import { toPlain } from './protocol.js';
+import { Returns } from './returns.js';
 import { IDLE, type Process, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
@@ -31,7 +33,7 @@ import {
   stopSignal,
   type StopListener,
 } from './tracees.js';
-import { pidsOf, wantFor } from './wants.js';
+import { pidsOf, wantFor, type Want } from './wants.js';
 import type { SiteFacts } from '../engine.js';
 
 const SYSCALL_STOP = SIG.trap | 0x80;
@@ -59,6 +61,7 @@ export class Tracer implements StopListener {
   readonly #tracees: Tracees;
   readonly #hits: Hits;
   readonly #arming: Arming;
+  readonly #returns: Returns;
   readonly #sites = new Map<number, Registered>();
   /** Processes that we keep stopped since they were started. */
   readonly #paused = new Set<Process>();
@@ -76,6 +79,7 @@ export class Tracer implements StopListener {
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
     this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread));
+    this.#returns = new Returns(this.#arming, (call) => this.#abandoned([call]));
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
@@ -308,10 +312,27 @@ export class Tracer implements StopListener {
 
   threadGone(thread: Thread): void {
     this.#hits.drop(thread);
+    const { process, tid } = thread;
+    this.#abandoned(process.space.calls.remove((c) => c.tid === tid));
+  }
+
+  /** Calls that will not return. */
+  #abandoned(calls: readonly Call[]): void {
+    const bySite = new Map<number, Call[]>();
+    for (const call of calls) {
+      const list = bySite.get(call.siteId);
+      if (list) list.push(call);
+      else bySite.set(call.siteId, [call]);
+    }
+    for (const [siteId, left] of bySite) {
+      const { pid, trees } = left[0]!.process;
+      this.answer({ kind: 'abandoned', siteId, pid, trees, calls: left.map((c) => c.id) });
+    }
   }
 
   processGone(process: Process, status: number | undefined): void {
     this.#paused.delete(process);
+    this.#abandoned(process.space.calls.remove((c) => c.process === process));
     if (process.role === 'wanted' || process.wants.size > 0) this.answer({ kind: 'ended', pid: process.pid });
     if (status !== undefined && this.#tracees.children.has(process.pid)) this.childEnded(process.pid, status);
   }
@@ -409,23 +430,75 @@ export class Tracer implements StopListener {
     return thread.process === thread.process.space.owner;
   }
 
+  /** That handlers were called for nothing can be undone; that it was counted, or a return awaited, not. */
   #onlyHandlers(thread: Thread, { want }: Arm): boolean {
-    return want?.pre === true && want.counters.length === 0 && this.#isOwners(thread);
+    return want?.pre === true && want.counters.length === 0 && !want.return && this.#isOwners(thread);
   }
 
   #hit(thread: Thread, arm: Arm, slot: number): void {
     this.#cpu.hit(thread);
+    thread.retried = undefined;
+    const regs = this.#regsIn(slot);
+    // what the handlers see is the place itself, not the byte behind the breakpoint
+    regs[REG.ip] = BigInt(arm.address);
+    if (arm.returns === undefined) return this.#arrived(thread, arm, slot);
+    this.#returned(thread, arm, this.#returns.returned(arm, thread.process.space, regs), slot);
+  }
+
+  #regsIn(slot: number): BigUint64Array {
+    return slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
+  }
+
+  /** Calls have returned to where the thread is: their handlers one after the other, then what is there itself. */
+  #returned(thread: Thread, arm: Arm, calls: readonly Call[], slot: number): void {
+    for (const [i, call] of calls.entries()) {
+      const want = thread.process.wants.get(call.siteId);
+      if (want?.return !== true) continue;
+      if (slot >= 0)
+        return this.#hits.post(thread, arm, 'return', want, { call, others: calls.slice(i + 1) });
+      this.#report1(call.siteId, thread, 'return', TOO_MANY);
+    }
+    this.#arrived(thread, arm, slot);
+  }
+
+  /** Handlers of one return are done, or given up, and the thread is to go on at `ip`. */
+  #afterReturn(thread: Thread, arm: Arm, others: readonly Call[], ip: number): void {
+    const armed = thread.process.space.arms.get(arm.address) === arm;
+    if (others.length === 0 && (!armed || arm.want === undefined || ip !== arm.address))
+      return armed && ip === arm.address ? this.#runDisplaced(thread, arm) : this.#goOnAt(thread, ip);
+    const slot = this.#readRegs(thread);
+    if (slot === undefined) return;
+    this.#regsIn(slot)[REG.ip] = BigInt(ip);
+    this.#returned(thread, arm, others, slot);
+  }
+
+  /** The registers of a stopped thread, in the slot of its next hit, or in the scratch (-1). Undefined when it is gone. */
+  #readRegs(thread: Thread): number | undefined {
+    const slot = this.#hits.nextSlot;
+    const to = slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot);
+    return ptrace.getRegs(thread.tid, to) ? slot : undefined;
+  }
+
+  /** The thread is at the instruction, its registers read. */
+  #arrived(thread: Thread, arm: Arm, slot: number): void {
+    const regs = this.#regsIn(slot);
+    const ip = Number(regs[REG.ip]);
+    if (ip !== arm.address) return this.#goOnAt(thread, ip); // a return handler has sent it elsewhere
     const { want } = arm;
     if (want === undefined || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
     for (const counter of want.counters) this.mailbox.counters[counter]!++;
+    const call = want.return ? this.#entered(thread, want, regs) : undefined;
     if (!want.pre) return this.#runInstruction(thread, arm);
-    if (slot < 0) {
-      this.#report1(want.site.id, thread, 'pre', TOO_MANY);
-      return this.#runInstruction(thread, arm);
-    }
-    // what the handlers see is the place itself, not the byte behind the breakpoint
-    this.mailbox.regs(slot)[REG.ip] = BigInt(arm.address);
-    this.#hits.post(thread, arm, 'pre', want);
+    if (slot >= 0) return this.#hits.post(thread, arm, 'pre', want, { call });
+    this.#report1(want.site.id, thread, 'pre', TOO_MANY);
+    this.#runInstruction(thread, arm);
+  }
+
+  /** A function whose return is wanted begins. */
+  #entered(thread: Thread, want: Want, regs: BigUint64Array): Call | undefined {
+    const entered = this.#returns.entered(thread, want, regs);
+    if (entered.call === undefined) this.#report1(want.site.id, thread, 'return', entered.why);
+    return entered.call;
   }
 
   /** The instruction, in steps where post handlers follow it. */
@@ -458,6 +531,11 @@ export class Tracer implements StopListener {
   #takeReply(reply: HitReply): void {
     const { thread, arm, phase, skip, changed, slot } = reply;
     const regs = this.mailbox.regs(slot);
+    if (phase === 'fault') return this.#faultHandled(reply);
+    if (phase === 'return') {
+      if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
+      return this.#afterReturn(thread, arm, reply.others, Number(regs[REG.ip]));
+    }
     const armed = thread.process.space.arms.get(arm.address) === arm;
     // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
     const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
@@ -515,7 +593,7 @@ export class Tracer implements StopListener {
     if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoCode > 0) {
       this.#arming.translateFault(thread, arm, at);
       this.#arming.restoreMask(thread);
-      return this.#deliver(thread, signal);
+      return this.#instructionFaulted(thread, arm, signal);
     }
     const stop = stopAt(arm.template, at);
     if (stop?.resume === arm.template.length && thread.activity.kind !== 'stepping') {
@@ -523,6 +601,33 @@ export class Tracer implements StopListener {
       return this.#deliver(thread, signal);
     }
     this.#holdSignal(thread, arm, signal);
+  }
+
+  /** The displaced instruction has raised a signal. Registers and siginfo are the program's own. */
+  #instructionFaulted(thread: Thread, arm: Arm, signal: number): void {
+    const { want } = arm;
+    const { scratch } = this.#tracees;
+    if (want?.fault !== true || !this.#isOwners(thread) || !this.#tracees.readInfo(thread))
+      return this.#deliver(thread, signal);
+    thread.savedInfo = scratch.info.slice();
+    const raised = { signal, code: scratch.infoCode, address: scratch.infoTarget64 };
+    thread.activity = IDLE;
+    const slot = this.#readRegs(thread);
+    if (slot === undefined) return;
+    if (slot >= 0) return this.#hits.post(thread, arm, 'fault', want, { raised });
+    this.#report1(want.site.id, thread, 'fault', TOO_MANY);
+    this.#deliver(thread, signal);
+  }
+
+  #faultHandled({ thread, arm, skip, changed, slot, signal }: HitReply): void {
+    const regs = this.mailbox.regs(slot);
+    const ip = Number(regs[REG.ip]);
+    if (!skip || (ip === arm.address && !mayRetry(thread, arm))) return this.#deliver(thread, signal);
+    if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
+    thread.savedInfo = undefined;
+    const armed = thread.process.space.arms.get(arm.address) === arm;
+    if (ip === arm.address && armed) this.#runInstruction(thread, arm);
+    else this.#goOnAt(thread, ip);
   }
 
   #deliver(thread: Thread, signal: number): void {
@@ -563,9 +668,11 @@ export class Tracer implements StopListener {
   #expire(): void {
     for (const thread of this.#hits.expired()) {
       if (thread.activity.kind !== 'handlers') continue;
-      const { arm, phase } = thread.activity;
+      const { arm, phase, others, signal } = thread.activity;
       if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
       if (phase === 'pre') this.#runDisplaced(thread, arm);
+      else if (phase === 'return') this.#afterReturn(thread, arm, others, arm.address);
+      else if (phase === 'fault') this.#deliver(thread, signal);
       else {
         ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
         this.#goOn(thread);
@@ -595,9 +702,9 @@ export class Tracer implements StopListener {
 
   #missed(thread: Thread, why: string): boolean {
     if (thread.activity.kind !== 'handlers') return false;
-    const { arm, phase } = thread.activity;
+    const { phase, siteId } = thread.activity;
     if (!this.#hits.abandon(thread)) return false;
-    if (arm.want !== undefined) this.#report1(arm.want.site.id, thread, phase, why);
+    this.#report1(siteId, thread, phase, why);
     return true;
   }
 
@@ -605,4 +712,12 @@ export class Tracer implements StopListener {
     const { pid, trees } = thread.process;
     this.answer({ kind: 'missed', siteId, pid, trees, phase, why });
   }
+}
+
+/** How often in a row a fault handler may have one instruction tried again. */
+const MOST_RETRIES = 16;
+
+function mayRetry(thread: Thread, arm: Arm): boolean {
+  if (thread.retried?.arm !== arm) thread.retried = { arm, times: 0 };
+  return ++thread.retried.times <= MOST_RETRIES;
 }
