@@ -139,9 +139,10 @@ function addRun(program: Command, command: readonly string[] | undefined, finish
     .argument('[FILE...]')
     .usage('FILE [NAME=VALUE]... [-p PID | --tree PID] [options] [-- COMMAND [ARGUMENTS...]]')
     .addOption(
-      new Option('-p, --pid <PID>', 'give the modules this process (again, or a list, for several)').argParser(
-        parsePids,
-      ),
+      new Option(
+        '-p, --pid <PID>',
+        'give the modules this process (again, or a list, for several)',
+      ).argParser(parsePids),
     )
     .option('--tree <PID>', 'give them this process with all its descendants', parsePid)
     .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)

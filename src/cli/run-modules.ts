@@ -117,7 +117,8 @@ export async function describeModules(words: readonly string[]): Promise<number>
     lines.line(escapeText(description === undefined ? file : `${file}: ${description}`));
     const described = describeParameters(parameters ?? {});
     const width = Math.max(0, ...described.map(({ word }) => word.length));
-    for (const { word, text } of described) lines.line(`  ${escapeText(word).padEnd(width)}  ${escapeText(text)}`);
+    for (const { word, text } of described)
+      lines.line(`  ${escapeText(word).padEnd(width)}  ${escapeText(text)}`);
     if (parameters === undefined) lines.line('  NAME=VALUE  as it likes: it declares no parameters');
   }
   lines.flush();

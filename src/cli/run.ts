@@ -21,7 +21,7 @@ export interface RunSteps {
   readonly duration: number | undefined;
   readonly ending: Ending;
   /** Who starts a command; left out, this thread, whose probes it is for. */
-  start?(command: string, args: readonly string[]): Promise<Started>;
+  readonly start?: (command: string, args: readonly string[]) => Promise<Started>;
   /** Register everything, in these processes. */
   arm(processes: readonly number[]): Promise<Armed>;
   /** Just before the processes go on; what it returns is called when the run has ended. */
@@ -38,7 +38,8 @@ const GRACE_MS = 200;
 export async function run(steps: RunSteps): Promise<number> {
   const { targets, ending } = steps;
   ending.catchSignals();
-  const target = targets.kind === 'command' ? await (steps.start ?? start)(targets.command, targets.args) : undefined;
+  const target =
+    targets.kind === 'command' ? await (steps.start ?? start)(targets.command, targets.args) : undefined;
   const pids = targets.kind === 'pids' ? targets.pids : [target!.pid];
   const armed = await armOrUndo(steps, pids, target);
   if (armed === undefined) return statusOfNothing(await ending.promise);

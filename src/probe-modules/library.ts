@@ -38,8 +38,7 @@ export class ModuleLibrary {
     this.#hears = hears;
     this.exports = {
       ...library,
-      registerUprobe: (spec: UprobeSpec) =>
-        this.#register(() => library.registerUprobe(this.#heard(spec))),
+      registerUprobe: (spec: UprobeSpec) => this.#register(() => library.registerUprobe(this.#heard(spec))),
       registerUprobes: (specs: Iterable<UprobeSpec>) =>
         this.#register(() => library.registerUprobes(this.#allHeard(specs))),
     };
@@ -56,7 +55,10 @@ export class ModuleLibrary {
   async #register<T extends Uprobe | UprobeGroup>(register: () => Promise<T>): Promise<T> {
     const { stack } = new Error();
     if (this.#closed)
-      throw new SpecError('module-unloaded', 'this probe module has been unloaded: it cannot register any more');
+      throw new SpecError(
+        'module-unloaded',
+        'this probe module has been unloaded: it cannot register any more',
+      );
     const made = register();
     this.#underWay.add(made);
     try {

@@ -20,7 +20,12 @@ export class ModuleOutput {
   }
 
   readonly print = (...values: readonly unknown[]): void => {
-    this.#lines.line(format(...values).split(/([\n\t])/).map(escapePart).join(''));
+    this.#lines.line(
+      format(...values)
+        .split(/([\n\t])/)
+        .map(escapePart)
+        .join(''),
+    );
   };
 
   flush(): void {
@@ -40,7 +45,11 @@ const escapePart = (part: string, i: number): string => (i % 2 === 1 ? part : es
 type Callback = (error?: Error | null) => void;
 
 function takeStream(stream: NodeJS.WriteStream, take: (text: string) => void): void {
-  stream.write = (chunk: string | Uint8Array, encoding?: BufferEncoding | Callback, done?: Callback): boolean => {
+  stream.write = (
+    chunk: string | Uint8Array,
+    encoding?: BufferEncoding | Callback,
+    done?: Callback,
+  ): boolean => {
     take(typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString('utf8'));
     const callback = typeof encoding === 'function' ? encoding : done;
     if (callback !== undefined) queueMicrotask(() => callback());

@@ -87,8 +87,7 @@ function parse(type: Parameter['type'], trimmed: string, word: string): Value {
 }
 
 /** BigInt() takes no sign before 0x. */
-const bigintOf = (word: string): bigint =>
-  word.startsWith('-') ? -BigInt(word.slice(1)) : BigInt(word);
+const bigintOf = (word: string): bigint => (word.startsWith('-') ? -BigInt(word.slice(1)) : BigInt(word));
 
 /** One line for each parameter, as `modinfo` has them. */
 export function describeParameters(parameters: Parameters): { word: string; text: string }[] {

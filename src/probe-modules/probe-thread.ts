@@ -12,7 +12,7 @@ import { prepare } from '../prepare.js';
 import { LIBRARIES, NOBODY } from './hooks.js';
 import { installHooks } from './install-hooks.js';
 import { LIBRARY_NAMES, ModuleLibrary, type Hears } from './library.js';
-import { asModuleError, importModule, type CheckedModule } from './loader.js';
+import { asModuleError, importModule, isPlaced, type CheckedModule } from './loader.js';
 import { ModuleOutput } from './output.js';
 import { valuesOf, type Value } from './parameters.js';
 import { toPlain, type Answer, type Command, type LoadRequest, type ModuleRequest } from './protocol.js';
@@ -23,7 +23,7 @@ import { placeIn } from './where.js';
 const port = parentPort;
 if (port === null) throw new Error('probe-thread.js is the worker of `uprobe run`, not a program');
 const { fd, probes } = workerData as ProbeThreadInit;
-const say = (answer: Answer): void => port.postMessage(answer);
+const say = (message: Answer): void => port.postMessage(message);
 const note = (text: string): void => say({ kind: 'note', text });
 
 // Whose error is it
@@ -37,11 +37,10 @@ const asked = new WeakMap<object, string>();
 
 /** What an error says, behind the place in its author's file. */
 function located(e: unknown): string {
+  if (e instanceof SyntaxError && isPlaced(e)) return e.message;
   const text = e instanceof Error && !(e instanceof UprobeError) ? `${e.name}: ${e.message}` : messageOf(e);
   if (typeof e !== 'object' || e === null) return text;
   const place = placeIn((e as Error).stack, isOurs) ?? placeIn(asked.get(e), isOurs);
-  // what the type stripper says begins with its place
-  if (e instanceof SyntaxError && /^\/.*:\d+:\d+: /.test(e.message)) return e.message;
   return place === undefined ? text : `${place}: ${text}`;
 }
 
@@ -88,7 +87,9 @@ class LoadedModule {
       end: () => void this.unload().then(endIfAllHave),
     });
     if (unload !== undefined && typeof unload !== 'function')
-      throw new TypeError(`${this.request.file}: what load returns must be a function, to be called at the end`);
+      throw new TypeError(
+        `${this.request.file}: what load returns must be a function, to be called at the end`,
+      );
     if (unload === undefined) return;
     if (this.#unloading === undefined) this.#unload = unload;
     else await unload(); // it has ended while it was being loaded
@@ -179,8 +180,6 @@ function serve(command: Command): unknown {
       return spawn(command.command, command.args);
     case 'resume':
       return target?.resume();
-    case 'kill':
-      return target?.kill(command.signal);
     case 'load':
       return loadAll(command);
     case 'unload':

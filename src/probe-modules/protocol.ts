@@ -30,7 +30,6 @@ export type Request =
   /** Answered with the pid. */
   | { readonly kind: 'spawn'; readonly command: string; readonly args: readonly string[] }
   | { readonly kind: 'resume' }
-  | { readonly kind: 'kill'; readonly signal: NodeJS.Signals | number }
   | ({ readonly kind: 'load' } & LoadRequest)
   | { readonly kind: 'unload' };
 

@@ -18,8 +18,9 @@ let transform: typeof transformSync | undefined;
 
 /** @param file its path, for messages. */
 export function stripTypes(source: string, file: string): string {
-  transform ??= (createRequire(import.meta.url)('@swc/wasm-typescript') as { transformSync: typeof transformSync })
-    .transformSync;
+  transform ??= (
+    createRequire(import.meta.url)('@swc/wasm-typescript') as { transformSync: typeof transformSync }
+  ).transformSync;
   try {
     return transform(source, { mode: 'strip-only', filename: file, sourceMap: false }).code;
   } catch (e) {
@@ -27,12 +28,14 @@ export function stripTypes(source: string, file: string): string {
     const { code, message, startLine, startColumn = 0 } = e;
     const place = startLine === undefined ? file : `${file}:${startLine}:${startColumn + 1}`;
     // Some words of TypeScript are code, not types: they would have to be translated.
-    const advice = code === 'UnsupportedSyntax' ? `. Only what can be erased is TypeScript here: ${ERASABLE}` : '';
+    const advice =
+      code === 'UnsupportedSyntax' ? `. Only what can be erased is TypeScript here: ${ERASABLE}` : '';
     throw new SyntaxError(`${place}: ${message.replace(/\.$/, '')}${advice}`);
   }
 }
 
-const ERASABLE = 'write an object for an enum, a module for a namespace, an assignment for a parameter property';
+const ERASABLE =
+  'write an object for an enum, a module for a namespace, an assignment for a parameter property';
 
 const isProblem = (e: unknown): e is Problem =>
   typeof e === 'object' && e !== null && !(e instanceof Error) && 'code' in e && 'message' in e;

@@ -3,7 +3,14 @@ import { Worker } from 'node:worker_threads';
 import { onExit } from 'signal-exit';
 import { closeEngine } from '../compose.js';
 import type { ExitStatus } from '../index.js';
-import { fromPlain, type Answer, type LoadRequest, type ModuleDescription, type ModuleRequest, type Request } from './protocol.js';
+import {
+  fromPlain,
+  type Answer,
+  type LoadRequest,
+  type ModuleDescription,
+  type ModuleRequest,
+  type Request,
+} from './protocol.js';
 
 export interface ProbeThreadInit {
   /** Where modules print before they are loaded. */
@@ -46,6 +53,7 @@ export class ProbeThread {
   #lastId = 0;
   #engine: number | undefined;
   #hasEnded = false;
+  #commandHasEnded = false;
   #hearing: (() => void) | undefined;
 
   constructor(init: ProbeThreadInit, events: ProbeThreadEvents) {
@@ -76,7 +84,10 @@ export class ProbeThread {
       pid,
       exited: this.#exited,
       resume: async () => void (await this.#ask({ kind: 'resume' })),
-      kill: (signal) => void this.#ask({ kind: 'kill', signal }).catch(() => undefined),
+      // now, and not when the other thread has its turn: it may be let go before that
+      kill: (signal) => {
+        if (!this.#commandHasEnded) process.kill(pid, signal);
+      },
     };
   }
 
@@ -125,6 +136,7 @@ export class ProbeThread {
         this.#take(message.id)?.reject(fromPlain(message.error));
         break;
       case 'exited':
+        this.#commandHasEnded = true;
         this.#resolveExited(message.status);
         break;
       case 'ended':

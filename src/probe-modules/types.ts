@@ -32,8 +32,7 @@ interface ParameterTypes {
 }
 
 type ValueOf<P extends Parameter> =
-  | ParameterTypes[P['type']]
-  | (P extends { readonly optional: true } ? undefined : never);
+  ParameterTypes[P['type']] | (P extends { readonly optional: true } ? undefined : never);
 
 /** The values of declared parameters, by their names. */
 export type ParameterValues<P extends Parameters> = { readonly [K in keyof P]: ValueOf<P[K]> };
