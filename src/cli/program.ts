@@ -30,6 +30,7 @@ Examples:
   uprobe trace libc:malloc --args 'size=arg0' -- ls
   uprobe trace bash:readline -p 4711 --duration 10
   uprobe trace libc:open --args 'path=str(arg0), flags=hex(arg1)' -o trace.txt -- git status
+  uprobe trace 'libc:malloc%return' --args 'size=arg0, at=hex(retval)' -- ls
   uprobe trace --json -n 100 libsqlite3:sqlite3_step -- sqlite3 my.db .dump`;
 
 const COUNT_HELP = `${PROBES}
