@@ -2,6 +2,7 @@
  * The probe thread: a Worker whose event loop runs the handlers of the modules and nothing else. It has the library, its
  * table and its tracer for itself.
  */
+import { setMaxListeners } from 'node:events';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parentPort, workerData } from 'node:worker_threads';
@@ -70,7 +71,9 @@ class LoadedModule {
   #unloading: Promise<void> | undefined;
   form: CheckedModule | undefined;
 
-  constructor(readonly request: ModuleRequest) {}
+  constructor(readonly request: ModuleRequest) {
+    setMaxListeners(0, this.#abort.signal); // it may be given to any number of specs
+  }
 
   checkParameters(): void {
     const { file, given } = this.request;
