@@ -28,6 +28,7 @@ await build({
     'tracer-thread': 'dist/start/tracer-thread.js',
     'probe-thread': 'dist/probe-modules/probe-thread.js',
     hooks: 'dist/probe-modules/hooks.js',
+    guardian: 'dist/engines/trap/guardian.js',
   },
 });
 await build({

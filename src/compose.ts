@@ -47,11 +47,12 @@ function leaveWith(engine: TrapEngine | undefined): void {
 }
 
 /**
- * A thread that is ended with its process has no exit of its own. Whoever started it can close its engine by this, also
- * where a handler never returns.
+ * A thread that is ended with its process has no exit of its own. Whoever started it has it close its engine first, and where
+ * the thread no longer listens closes the engine by its handle.
  */
 export const engineHandle = (): number => trapEngine().handle;
-export const closeEngine = (handle: number): void => closeTracerAt(handle);
+export const closeOwnEngine = (): void => trap?.closeSync();
+export const closeEngineOf = (handle: number): void => closeTracerAt(handle);
 
 const missing = (name: EngineName): EngineOffer => ({
   name,

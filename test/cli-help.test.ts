@@ -47,6 +47,8 @@ const SEEN: readonly (readonly [string, RegExp])[] = [
   ["'libc:malloc%return' --args", /  libc\.so\.6:malloc%return  = 0x[0-9a-f]+  \S+ \S+  size=\d+ at=0x/],
   ['libc:malloc --args', /  libc\.so\.6:malloc  size=\d+\n/],
   ['bash:readline', /^uprobe: 0 lines$/m], // nobody types anything there
+  ['bash:execute_command', /^uprobe: 0 lines$/m],
+  ["count -f 'libc:fopen*'", /^ *[1-9]\d* +0 {2}libc:fopen/m],
   ['libc:open', /  libc\.so\.6:open  path="[^"]*\.git\/HEAD" flags=0x/],
   ['sqlite3_step', /"symbol":"sqlite3_step"/],
   ["'libc:*alloc'", /^ *[1-9]\d* +0 {2}libc:malloc$/m],
@@ -82,7 +84,7 @@ void describe('an example of --help', () => {
   for (const command of ['trace', 'count', 'list', 'plan'])
     for (const example of examplesOf(command))
       void it(example, () => {
-        const program = /(\S+):\S+ -p 4711/.exec(example)?.[1]?.replace("'", '');
+        const program = /(\S+):\S+ (?:-p|--tree) 4711/.exec(example)?.[1]?.replace("'", '');
         const { stdout, stderr } = type(example, running.get(program ?? '')?.pid);
         const file = /-o (\S+)/.exec(example)?.[1];
         const said = file === undefined ? stdout + stderr : readFileSync(join(directory, file), 'utf8');

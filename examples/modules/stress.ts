@@ -42,7 +42,7 @@ export default probeModule({
     async function register(): Promise<void> {
       const specs = Array.from({ length: 1 + random(most) }, (): UprobeSpec => {
         const addr = addresses[random(addresses.length)]!;
-        return { pathname: path, addr, processes, signal, ...handlers() } as UprobeSpec;
+        return { pathname: path, addr, processes, signal, ...handlers() };
       });
       registered.push(await registerUprobes(specs));
       registrations++;

@@ -9,7 +9,7 @@ export function parsePids(text: string, before: readonly number[] | undefined): 
   return [...new Set([...(before ?? []), ...text.split(',').map(parsePid)])];
 }
 
-export function parsePid(word: string): number {
+function parsePid(word: string): number {
   const pid = /^\s*\d+\s*$/.test(word) ? Number(word) : NaN;
   // include/linux/threads.h: PID_MAX_LIMIT is 2^22.
   if (!(pid >= 1 && pid <= 1 << 22)) throw new InvalidArgumentError(`'${word.trim()}' is not a process id.`);

@@ -2,7 +2,7 @@
 import { readFileSync, writeSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { escapeText } from '../base/escape.js';
-import { parseCount, parseMilliseconds, parsePid, parsePids, parseSeconds } from './options.js';
+import { parseCount, parseMilliseconds, parsePids, parseSeconds } from './options.js';
 import type { CountOptions } from './count.js';
 import type { DoctorOptions } from './doctor.js';
 import type { ListOptions } from './list.js';
@@ -31,12 +31,14 @@ Examples:
   uprobe trace bash:readline -p 4711 --duration 10
   uprobe trace libc:open --args 'path=str(arg0), flags=hex(arg1)' -o trace.txt -- git status
   uprobe trace 'libc:malloc%return' --args 'size=arg0, at=hex(retval)' -- ls
+  uprobe trace bash:execute_command --tree 4711 --duration 10
   uprobe trace --json -n 100 libsqlite3:sqlite3_step -- sqlite3 my.db .dump`;
 
 const COUNT_HELP = `${PROBES}
 
 Examples:
   uprobe count 'libc:*alloc' -- ls
+  uprobe count -f 'libc:fopen*' -- sh -c 'ls -l; date'
   uprobe count 'redis-server:*' -p 4711 --duration 5
   uprobe count --json 'bash:main+*' -- bash -c true`;
 
@@ -90,16 +92,30 @@ export function buildProgram(command: readonly string[] | undefined, finish: Fin
   return program;
 }
 
-/** What trace and count have in common. */
-function withTargets(command: Command): Command {
+/** Whose probes. */
+function withProcesses(command: Command): Command {
   return command
-    .argument('<PROBE...>')
-    .usage('PROBE... [-p PID]... [options] [-- COMMAND [ARGUMENTS...]]')
     .addOption(
       new Option('-p, --pid <PID>', 'probe this process (again, or a list, for several)').argParser(
         parsePids,
       ),
     )
+    .addOption(
+      new Option(
+        '--tree <PID>',
+        'this process and all its descendants, those to come, too (again, or a list)',
+      ).argParser(parsePids),
+    )
+    .option('-f, --follow', 'with the descendants of each -p or of COMMAND');
+}
+
+/** What trace and count have in common. */
+function withTargets(command: Command): Command {
+  return withProcesses(
+    command
+      .argument('<PROBE...>')
+      .usage('PROBE... [-p PID | --tree PID]... [options] [-- COMMAND [ARGUMENTS...]]'),
+  )
     .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
     .option('-o, --output <FILE>', 'write the lines there')
     .option('--json', 'JSON lines')
@@ -136,16 +152,11 @@ function addCount(program: Command, command: readonly string[] | undefined, fini
 
 function addRun(program: Command, command: readonly string[] | undefined, finish: Finish): void {
   const run = program.command('run').description('load probe modules: files of TypeScript with handlers');
-  run
-    .argument('[FILE...]')
-    .usage('FILE [NAME=VALUE]... [-p PID | --tree PID] [options] [-- COMMAND [ARGUMENTS...]]')
-    .addOption(
-      new Option(
-        '-p, --pid <PID>',
-        'give the modules this process (again, or a list, for several)',
-      ).argParser(parsePids),
-    )
-    .option('--tree <PID>', 'give them this process with all its descendants', parsePid)
+  withProcesses(
+    run
+      .argument('[FILE...]')
+      .usage('FILE [NAME=VALUE]... [-p PID]... [--tree PID] [options] [-- COMMAND [ARGUMENTS...]]'),
+  )
     .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
     .option('-o, --output <FILE>', 'write what they print there')
     // said by us: of files that are named, help shows what they say of themselves

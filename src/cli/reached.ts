@@ -45,6 +45,8 @@ export class Reached {
 }
 
 function nameOf(targets: Targets): string {
-  if (targets.kind === 'command') return `'${targets.command}'`;
-  return `process${targets.pids.length === 1 ? '' : 'es'} ${targets.pids.join(', ')}`;
+  if (targets.kind === 'command')
+    return `'${targets.command}'${targets.follow ? ' or a process that it made' : ''}`;
+  const plural = targets.pids.length === 1 ? '' : 'es';
+  return `process${plural} ${targets.pids.join(', ')}${targets.trees.size === 0 ? '' : ' or a descendant'}`;
 }

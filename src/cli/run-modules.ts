@@ -6,14 +6,12 @@ import { escapeText } from '../base/escape.js';
 import { LineWriter } from '../outputs/line-writer.js';
 import { Ending } from './ending.js';
 import { note, openOutput } from './output.js';
-import { run } from './run.js';
+import { noneLeft, run } from './run.js';
 import { chooseTargets } from './targets.js';
-import type { Targets } from './targets.js';
+import type { TargetOptions, Whom } from './targets.js';
 import { UsageError } from './usage-error.js';
 
-export interface RunOptions {
-  readonly pid?: readonly number[];
-  readonly tree?: number;
+export interface RunOptions extends TargetOptions {
   /** Milliseconds. */
   readonly duration?: number;
   readonly output?: string;
@@ -25,7 +23,8 @@ export async function runModules(
   command: readonly string[] | undefined,
 ): Promise<number> {
   const modules = parseModules(words);
-  const targets = targetsOf(options, command);
+  const targets = chooseTargets(options, command);
+  if (targets.kind === 'pids') processesOf(targets);
   const beside = targets.kind === 'command' ? 'command' : 'nothing';
   const ending = new Ending();
   let failed = false;
@@ -36,22 +35,27 @@ export async function runModules(
   const thread = startThread(ending, openOutput(undefined, beside), true, failedAtEnd);
   // before any process is touched
   await thread.import(modules, true);
-  const { tree } = options;
   const status = await run({
     targets,
     duration: options.duration,
     ending,
     start: (file, args) => thread.spawn(file, args),
-    arm: async (pids) => {
+    arm: async (whom) => {
       const fd = openOutput(options.output, beside);
-      const processes = tree === undefined ? pids : { tree };
+      const processes = processesOf(whom);
       try {
         await thread.load({ processes, command, fd });
       } catch (e) {
         await thread.unload();
         throw e;
       }
-      return { places: [], describeUnreached: () => [], unregister: () => unload(thread) };
+      const rootIsGone = noneLeft(whom.pids);
+      return {
+        places: [],
+        describeUnreached: () => [],
+        isOver: () => rootIsGone() && thread.nothingIsLeft,
+        unregister: () => unload(thread),
+      };
     },
     finished: () => undefined,
   });
@@ -101,11 +105,13 @@ export function parseModules(words: readonly string[]): ModuleRequest[] {
   return modules;
 }
 
-function targetsOf({ pid, tree }: RunOptions, command: readonly string[] | undefined): Targets {
-  if (tree === undefined) return chooseTargets(pid, command);
-  if (pid !== undefined || command !== undefined)
-    throw new UsageError('give one of -p PID, --tree PID and a command after --');
-  return chooseTargets([tree], undefined);
+/** What a module puts into its specs is one thing: some processes, or one tree. */
+function processesOf({ pids, trees }: Whom): readonly number[] | { readonly tree: number } {
+  if (trees.size === 0) return pids;
+  const [tree] = pids;
+  if (pids.length > 1 || tree === undefined)
+    throw new UsageError('a probe module gets one tree of processes, or any number of single ones');
+  return { tree };
 }
 
 /** `uprobe run FILE --help`: what modinfo(8) is for the kernel's. Nothing is loaded. */

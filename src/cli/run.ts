@@ -10,7 +10,8 @@ import type { Ending, Reason } from './ending.js';
 import { exitAs } from './die.js';
 import type { Status } from './die.js';
 import { note } from './output.js';
-import type { Targets } from './targets.js';
+import { whomOf } from './targets.js';
+import type { Targets, Whom } from './targets.js';
 
 /** A command that stops before its first instruction. */
 export type Started = Pick<Target, 'pid' | 'exited' | 'resume' | 'kill'>;
@@ -23,7 +24,7 @@ export interface RunSteps {
   /** Who starts a command; left out, this thread, whose probes it is for. */
   readonly start?: (command: string, args: readonly string[]) => Promise<Started>;
   /** Register everything, in these processes. */
-  arm(processes: readonly number[]): Promise<Armed>;
+  arm(whom: Whom): Promise<Armed>;
   /** Just before the processes go on; what it returns is called when the run has ended. */
   started?(places: readonly ArmedPlace[]): (() => void) | undefined;
   /** All probes are gone. */
@@ -40,11 +41,11 @@ export async function run(steps: RunSteps): Promise<number> {
   ending.catchSignals();
   const target =
     targets.kind === 'command' ? await (steps.start ?? start)(targets.command, targets.args) : undefined;
-  const pids = targets.kind === 'pids' ? targets.pids : [target!.pid];
-  const armed = await armOrUndo(steps, pids, target);
+  const whom = whomOf(targets, target?.pid);
+  const armed = await armOrUndo(steps, whom, target);
   if (armed === undefined) return statusOfNothing(await ending.promise);
   const stop = steps.started?.(armed.places);
-  const unwatch = watch(steps, pids, target);
+  const unwatch = watch(steps, whom, armed, target);
   await target?.resume();
   const reason = await ending.promise;
   unwatch();
@@ -63,11 +64,11 @@ const start = (command: string, args: readonly string[]): Promise<Started> =>
 /** Undefined: the end came before everything was armed. */
 async function armOrUndo(
   steps: RunSteps,
-  pids: readonly number[],
+  whom: Whom,
   target: Started | undefined,
 ): Promise<Armed | undefined> {
   try {
-    const armed = await steps.arm(pids);
+    const armed = await steps.arm(whom);
     if (steps.ending.reason === undefined) return armed;
     await armed.unregister();
   } catch (e) {
@@ -85,24 +86,32 @@ function abandon(target: Started | undefined): void {
 }
 
 /** Whatever ends the run. Returns how to stop looking. */
-function watch(steps: RunSteps, pids: readonly number[], target: Started | undefined): () => void {
+function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Started | undefined): () => void {
   const { ending, duration } = steps;
   const timer =
     duration === undefined ? undefined : setTimeout(() => ending.end({ why: 'enough' }), duration);
+  const end = (): void => ending.end({ why: 'ended' });
   let looking: NodeJS.Timeout | undefined;
-  if (target !== undefined) {
-    void target.exited.then(() => ending.end({ why: 'ended' }));
+  if (target !== undefined && whom.trees.size === 0) {
+    void target.exited.then(end);
   } else {
-    const started = new Map(pids.map((pid) => [pid, startTime(pid)]));
-    looking = setInterval(() => {
-      for (const [pid, time] of started)
-        if (time === undefined || startTime(pid) !== time) started.delete(pid);
-      if (started.size === 0) ending.end({ why: 'ended' });
-    }, LOOK_MS);
+    const isOver = whom.trees.size > 0 ? () => armed.isOver() : noneLeft(whom.pids);
+    const look = (): void => void (isOver() && end());
+    void target?.exited.then(look);
+    looking = setInterval(look, LOOK_MS);
   }
   return () => {
     clearTimeout(timer);
     clearInterval(looking);
+  };
+}
+
+/** Whether all of these have ended. */
+export function noneLeft(pids: readonly number[]): () => boolean {
+  const started = new Map(pids.map((pid) => [pid, startTime(pid)]));
+  return () => {
+    for (const [pid, time] of started) if (time === undefined || startTime(pid) !== time) started.delete(pid);
+    return started.size === 0;
   };
 }
 

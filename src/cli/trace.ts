@@ -13,11 +13,11 @@ import { RETURN, parseProbe } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
 import { run } from './run.js';
 import { chooseTargets } from './targets.js';
+import type { TargetOptions } from './targets.js';
 import type { TraceArgument } from './trace-args.js';
 import { UsageError } from './usage-error.js';
 
-export interface TraceOptions {
-  readonly pid?: readonly number[];
+export interface TraceOptions extends TargetOptions {
   readonly args?: string;
   readonly json?: boolean;
   readonly count?: number;
@@ -39,7 +39,7 @@ export async function trace(
   if (options.post === true && specs.some((s) => s.isReturn))
     throw new UsageError('--post looks after an instruction, and %return after a function: give one of them');
   const args = await parseArgs(options, specs);
-  const targets = chooseTargets(options.pid, command);
+  const targets = chooseTargets(options, command);
   const ending = new Ending();
   const { post = false, trustPlace = false, engine, deadline, output } = options;
   let tracer: Tracer | undefined;
@@ -49,14 +49,15 @@ export async function trace(
     targets,
     duration: options.duration,
     ending,
-    arm: async (pids) => {
+    arm: async (whom) => {
+      const { pids } = whom;
       const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       const fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
       const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
       const making = new Tracer(lines, args, options, ending);
       tracer = making;
       return armPlaces(found, {
-        pids,
+        whom,
         engine,
         trustPlace,
         deadline,

@@ -6,8 +6,8 @@ import { setMaxListeners } from 'node:events';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parentPort, workerData } from 'node:worker_threads';
-import { engineHandle } from '../compose.js';
-import { spawnTarget, type HandlerError, type Target } from '../index.js';
+import { closeOwnEngine, engineHandle } from '../compose.js';
+import { spawnTarget, uprobes, type HandlerError, type Target } from '../index.js';
 import { UprobeError, messageOf } from '../base/errors.js';
 import { prepare } from '../prepare.js';
 import { LIBRARIES, NOBODY } from './hooks.js';
@@ -23,7 +23,7 @@ import { placeIn } from './where.js';
 
 const port = parentPort;
 if (port === null) throw new Error('probe-thread.js is the worker of `uprobe run`, not a program');
-const { fd, probes } = workerData as ProbeThreadInit;
+const { fd, probes, closed } = workerData as ProbeThreadInit;
 const say = (message: Answer): void => port.postMessage(message);
 const note = (text: string): void => say({ kind: 'note', text });
 
@@ -151,9 +151,22 @@ async function importAll(requests: readonly ModuleRequest[], check: boolean): Pr
 
 async function loadAll(request: LoadRequest): Promise<void> {
   output.switchTo(request.fd);
+  if ('tree' in request.processes) watchTree();
   for (const module of modules) await module.load(request);
   // what a module says while it is loaded comes before what the command says
   output.flush();
+}
+
+/** How often we look whether a tree still has somebody. */
+const LOOK_MS = 50;
+
+function watchTree(): void {
+  let was = false;
+  setInterval(() => {
+    const isSo = uprobes().every((uprobe) => uprobe.state === 'gone');
+    if (isSo !== was) say({ kind: 'nothing-left', isSo });
+    was = isSo;
+  }, LOOK_MS);
 }
 
 async function unloadAll(): Promise<void> {
@@ -187,6 +200,12 @@ function serve(command: Command): unknown {
       return loadAll(command);
     case 'unload':
       return unloadAll();
+    case 'close':
+      output.flush();
+      closeOwnEngine();
+      Atomics.store(closed, 0, 1);
+      Atomics.notify(closed, 0);
+      return undefined;
   }
 }
 

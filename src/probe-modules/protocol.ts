@@ -31,7 +31,9 @@ export type Request =
   | { readonly kind: 'spawn'; readonly command: string; readonly args: readonly string[] }
   | { readonly kind: 'resume' }
   | ({ readonly kind: 'load' } & LoadRequest)
-  | { readonly kind: 'unload' };
+  | { readonly kind: 'unload' }
+  /** The process ends: let every target go. */
+  | { readonly kind: 'close' };
 
 export type Command = Request & { readonly id: number };
 
@@ -48,6 +50,8 @@ export type Answer =
   /** Something failed outside of any call of ours, and the run is over. */
   | { readonly kind: 'crashed'; readonly message: string }
   | { readonly kind: 'note'; readonly text: string }
+  /** Of a tree: whether every uprobe is gone, for nobody is left that could hit it. */
+  | { readonly kind: 'nothing-left'; readonly isSo: boolean }
   /** The thread has heard that it shall unload: it is not stuck. */
   | { readonly kind: 'unloading' };
 

@@ -1,11 +1,12 @@
 /** The probe thread as the main thread sees it. */
 import { Worker } from 'node:worker_threads';
 import { onExit } from 'signal-exit';
-import { closeEngine } from '../compose.js';
+import { closeEngineOf } from '../compose.js';
 import type { ExitStatus } from '../index.js';
 import {
   fromPlain,
   type Answer,
+  type Command,
   type LoadRequest,
   type ModuleDescription,
   type ModuleRequest,
@@ -17,6 +18,8 @@ export interface ProbeThreadInit {
   readonly fd: number;
   /** False: modules are only looked at. */
   readonly probes: boolean;
+  /** One word: 1 when it has let go of its targets. */
+  readonly closed: Int32Array;
 }
 
 export interface ProbeThreadEvents {
@@ -41,6 +44,8 @@ interface Waiter {
   reject(error: Error): void;
 }
 
+/** How long it may take to let go of its targets by itself, ms. */
+const CLOSING_MS = 1000;
 /** How long the thread may take to hear that it shall unload, ms. A handler that never ends keeps it from hearing. */
 const HEARING_MS = 5000;
 
@@ -56,12 +61,17 @@ export class ProbeThread {
   #commandHasEnded = false;
   #hearing: (() => void) | undefined;
 
-  constructor(init: ProbeThreadInit, events: ProbeThreadEvents) {
+  /** What a tree has left to be hit. */
+  #nothingIsLeft = false;
+  readonly #closed = new Int32Array(new SharedArrayBuffer(4));
+
+  constructor(init: Omit<ProbeThreadInit, 'closed'>, events: ProbeThreadEvents) {
     this.#events = events;
     this.#exited = new Promise((resolve) => (this.#resolveExited = resolve));
     this.#worker = new Worker(new URL('./probe-thread.js', import.meta.url), {
-      workerData: init,
+      workerData: { ...init, closed: this.#closed } satisfies ProbeThreadInit,
       execArgv: [],
+      trackUnmanagedFds: false, // pipes and the like are opened without Node here
       name: 'uprobe-probes',
     });
     this.#worker.on('message', (message: Answer) => this.#answered(message));
@@ -104,9 +114,18 @@ export class ProbeThread {
     clearTimeout(timer);
   }
 
-  /** Take the probes out without asking the thread: it may be busy for ever. */
+  /** Of a tree: whether every uprobe is gone. */
+  get nothingIsLeft(): boolean {
+    return this.#nothingIsLeft;
+  }
+
+  /** Take the probes out without the event loop, also where the thread is busy for ever. */
   closeNow(): void {
-    if (this.#engine !== undefined && !this.#hasEnded) closeEngine(this.#engine);
+    if (this.#engine !== undefined && !this.#hasEnded) {
+      this.#worker.postMessage({ id: 0, kind: 'close' } satisfies Command);
+      Atomics.wait(this.#closed, 0, 0, CLOSING_MS);
+      if (Atomics.load(this.#closed, 0) === 0) closeEngineOf(this.#engine);
+    }
     this.#engine = undefined;
   }
 
@@ -152,6 +171,9 @@ export class ProbeThread {
         break;
       case 'note':
         this.#events.note(message.text);
+        break;
+      case 'nothing-left':
+        this.#nothingIsLeft = message.isSo;
         break;
       case 'unloading':
         this.#hearing?.();

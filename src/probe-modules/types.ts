@@ -52,9 +52,9 @@ export interface ProbeContext<P extends Parameters = AnyParameters> {
    * `console.log`. In order and without loss: a slow reader is waited for. Control characters but line ends and
    * tabs are escaped: what a program says must not steer a terminal.
    */
-  print(...values: readonly unknown[]): void;
+  readonly print: (...values: readonly unknown[]) => void;
   /** This module has done its work: it is unloaded. When all modules are, the run ends. */
-  end(): void;
+  readonly end: () => void;
 }
 
 /** Called when the module is unloaded: its uprobes are gone, and `print` still prints. */

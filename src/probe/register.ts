@@ -69,7 +69,7 @@ function checkWhom(table: Table, specs: readonly CheckedSpec[]): void {
     if (refusal !== undefined) throw new RefusedError(pathname, refusal);
     // Engines take tens of milliseconds to start: let them, while files are opened and symbols looked up.
     preferredEngine(engine, table.offers, processes)?.engine?.();
-    const pids = Array.isArray(processes) ? (processes as readonly number[]) : [];
+    const pids = processes === 'all' ? [] : 'tree' in processes ? [processes.tree] : processes;
     for (const pid of 'pid' in place ? [...pids, place.pid] : pids) {
       if (checked.has(pid)) continue;
       checkProcess(pid);

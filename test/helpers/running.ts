@@ -8,8 +8,8 @@ export interface RunningProgram {
   readonly pid: number;
   /** What it said until it was ready. */
   readonly greeting: string;
-  /** Bytes of input, and wait until it sleeps for more. */
-  feed(rounds: number): Promise<void>;
+  /** Bytes of input, and wait until it (or who reads it instead) sleeps for more. */
+  feed(rounds: number, reader?: number): Promise<void>;
   /** Its end: what it printed after `ready`, and its status as the shell says. */
   finish(): Promise<string>;
 }
@@ -32,9 +32,9 @@ export async function startProgram(
   return {
     pid,
     greeting: output,
-    feed: async (rounds) => {
+    feed: async (rounds, reader = pid) => {
       shell.stdin!.write('x'.repeat(rounds));
-      await until('it has eaten everything', () => sleepsInRead(pid));
+      await until('it has eaten everything', () => sleepsInRead(reader));
     },
     finish: async () => {
       shell.stdin!.end();

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { Running, assertRefused, linesOf, uprobe } from '../helpers/cli.js';
 import { compileFixture, privateCopy, temporaryDirectory } from '../helpers/compile.js';
+import { victim } from '../helpers/victim.js';
 import { startProgram, tracerOf, until } from '../helpers/running.js';
 
 const directory = temporaryDirectory();
@@ -40,6 +41,22 @@ void describe('a probe module', () => {
   void it('gives the command its own exit status', () => {
     const { status } = uprobe(['run', file(loading(COUNTING)), '--', 'sh', '-c', 'exit 7']);
     assert.equal(status, 7);
+  });
+
+  void it('is given a whole tree, and ends with the last of it', () => {
+    const script = `(sleep 0.3; '${calls}' 2) & '${calls}' 1; exit 5`;
+    const { status, stdout, stderr } = uprobe([
+      'run',
+      '-f',
+      file(loading(`print(processes);${COUNTING}`)),
+      '--',
+      'sh',
+      '-c',
+      script,
+    ]);
+    assert.equal(status, 5, stderr);
+    assert.match(stdout, /^rounds=1 [^]*^rounds=2 /m);
+    assert.match(stderr, /^\{ tree: \d+ \}\ncounted 6 6 gone\n$/);
   });
 
   void it('probes processes that run, and lets them go at Ctrl-C', async () => {
@@ -299,7 +316,8 @@ void describe('what is no probe module is refused before anything is started', (
   void it('no file, no process, both kinds of processes', () => {
     assertRefused(['run', '--', 'true'], /name a probe module/);
     assertRefused(['run', 'x.ts'], /say which processes/);
-    assertRefused(['run', 'x.ts', '--tree', '1234', '-p', '1235'], /give one of -p PID, --tree PID/);
+    const [a, b] = [victim(), victim()].map(String);
+    assertRefused(['run', 'x.ts', '--tree', a!, '-p', b!], /a probe module gets one tree of processes/);
   });
 });
 

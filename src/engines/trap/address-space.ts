@@ -11,6 +11,8 @@ import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
 import { Calls } from './calls.js';
+import type { CallStub } from './call-stub.js';
+import type { Carried, Carrier } from './carrier.js';
 import type { Process, Thread } from './thread.js';
 import type { Want } from './wants.js';
 
@@ -31,7 +33,10 @@ export interface Arm {
   readonly template: SlotTemplate;
   /** Address of its XOL slot. */
   readonly slot: number;
-  /** What it is for: a site that is wanted, or the linker's system call. */
+  /**
+   * What it is for: a site that is wanted, or the linker's system call. Where processes share the memory, the want of any
+   * of them: what a hit means is up to the process (`Process.wants`).
+   */
   want: Want | undefined;
   readonly watch: MappingCall | undefined;
   /** Functions (by their sites) whose calls return here. */
@@ -80,31 +85,54 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
-  /** An address of a `syscall` instruction in this memory. */
-  gadget: number | undefined;
+  /** What is armed is not what is wanted: to be brought to it before a thread of it runs. */
+  isBehind = false;
+  /** A process has left it while it was frozen: whether anybody still wants it is to be asked when it thaws. */
+  wasLeft = false;
+  /** Where a thread can make a system call for us. */
+  callStub: CallStub | undefined;
+  /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
+  carrier: Carrier | undefined;
 
-  constructor(
-    readonly pid: number,
-    public owner: Process | undefined,
-  ) {
+  constructor(readonly pid: number) {
     this.memory = new ProcessMemory(pid);
   }
 
-  maps(): Mapping[] {
-    return readMaps(this.pid);
+  /** The processes that share it. */
+  processes(): Set<Process> {
+    return new Set([...this.threads].map((t) => t.process));
   }
 
-  /** Which breakpoints the owner's wants ask for, by address, with the mappings as they are now. */
+  /** Something is wanted of a process in it. */
+  get isWanted(): boolean {
+    for (const { process } of this.threads) if (process.wants.size > 0) return true;
+    return false;
+  }
+
+  /** Whose /proc directory shows this memory: a thread that has not ended, for one that has shows none. */
+  get shownBy(): number {
+    for (const t of this.threads) if (!t.running) return t.tid;
+    for (const t of this.threads) if (!t.isZombie) return t.tid;
+    return this.pid;
+  }
+
+  maps(): Mapping[] {
+    return readMaps(this.shownBy);
+  }
+
+  /** Which breakpoints the processes want, by address, with the mappings as they are now. */
   wanted(maps: readonly Mapping[]): Map<number, Want> {
     const result = new Map<number, Want>();
     const byModule = new Map<number, Want[]>();
-    for (const want of this.owner?.wants.values() ?? []) {
+    for (const want of this.#wants()) {
       const list = byModule.get(want.site.module.id);
       if (list) list.push(want);
       else byModule.set(want.site.module.id, [want]);
     }
     for (const wants of byModule.values()) {
-      const executable = mappingsOf(wants[0]!.site.module, maps, this.pid).filter((m) => m.perms[2] === 'x');
+      const executable = mappingsOf(wants[0]!.site.module, maps, this.shownBy).filter(
+        (m) => m.perms[2] === 'x',
+      );
       for (const m of executable) {
         for (const want of wants) {
           const { offset } = want.site;
@@ -114,6 +142,13 @@ export class AddressSpace {
       }
     }
     return result;
+  }
+
+  /** One for each site that any of the processes wants. */
+  #wants(): Iterable<Want> {
+    const [only, ...others] = this.processes();
+    if (others.length === 0) return only?.wants.values() ?? [];
+    return new Map([only!, ...others].flatMap((p) => [...p.wants])).values();
   }
 
   /** Put breakpoints in. What cannot be is in the result, with its reason. */
@@ -137,6 +172,13 @@ export class AddressSpace {
       this.#slotWrites.push({ at: slot, bytes: code });
     }
     this.#flushSlots();
+    if (!this.#carry(ready, allocate)) {
+      for (const a of ready) {
+        refusals.set(a.address, NO_SLOT);
+        this.#areaOf(a.slot)?.free.push(a.slot);
+      }
+      return refusals;
+    }
     this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
     for (const a of ready) {
       this.arms.set(a.address, a);
@@ -161,6 +203,29 @@ export class AddressSpace {
     return bytes;
   }
 
+  /** Breakpoints that somebody else has left here, to be taken out. */
+  adopt(left: Iterable<Carried>): void {
+    for (const arm of left)
+      this.arms.set(arm.address, {
+        ...arm,
+        template: UNKNOWN,
+        want: undefined,
+        watch: undefined,
+        returns: undefined,
+      });
+  }
+
+  /** A breakpoint is known to the carrier before it is there, and as long as it is. */
+  #carry(coming: readonly Arm[], allocate?: AllocateNear): boolean {
+    const { carrier, memory } = this;
+    if (carrier === undefined) return coming.length === 0;
+    const map = (bytes: number): number | undefined => {
+      const start = allocate?.(carrier.base, bytes) ?? -1;
+      return start < 0 ? undefined : start;
+    };
+    return carrier.setTable(memory, [...this.arms.values(), ...coming], map);
+  }
+
   /** Take breakpoints out: the original byte comes back wherever ours still stands. */
   disarm(arms: readonly Arm[]): void {
     this.restoreIn(this.memory, arms);
@@ -169,6 +234,7 @@ export class AddressSpace {
       this.#bySlot.delete(a.slot);
       this.#areaOf(a.slot)?.free.push(a.slot);
     }
+    this.#carry([]);
   }
 
   /** The original bytes, in a copy of this memory that fork made. */
@@ -193,19 +259,47 @@ export class AddressSpace {
    * areas known, so that they can be unmapped.
    */
   copyFor(pid: number): AddressSpace {
-    const copy = new AddressSpace(pid, undefined);
+    const copy = new AddressSpace(pid);
     copy.restoreIn(copy.memory, this.arms.values());
     copy.#areas.push(...this.#areas);
-    copy.gadget = this.gadget;
+    copy.callStub = this.callStub;
+    copy.carrier = this.carrier;
     return copy;
+  }
+
+  /** This is such a child's when it is probed itself: armed as its parent's memory is, from which it was copied. */
+  inherit(maker: Thread, child: Process): void {
+    const { wants } = child;
+    const parent = maker.process.space;
+    this.isBehind = parent.isBehind;
+    for (const original of parent.arms.values()) {
+      const want = original.want && wants.get(original.want.site.id);
+      const returns = original.returns && new Set(original.returns);
+      const arm = { ...original, want, returns };
+      this.arms.set(arm.address, arm);
+      this.#bySlot.set(arm.slot, arm);
+      if (!isUsed(arm)) this.isBehind = true;
+    }
+    parent.calls.copyInto(this.calls, maker.tid, child);
+    for (const area of parent.#areas) this.#areas.push({ ...area, free: [...area.free] });
+    this.callStub = parent.callStub;
+    this.carrier = parent.carrier?.copy();
+    this.watched = parent.watched;
+    this.traceSyscalls = parent.traceSyscalls;
   }
 
   get areas(): readonly { readonly start: number; readonly size: number }[] {
     return this.#areas;
   }
 
-  /** The areas have been unmapped. */
+  /** Whether anything of ours is mapped. */
+  get isOccupied(): boolean {
+    return this.carrier !== undefined || this.#areas.length > 0;
+  }
+
+  /** All of it has been unmapped. */
   forgetAreas(): void {
+    this.carrier = undefined;
     this.#areas.length = 0;
     this.#bySlot.clear();
   }
@@ -287,6 +381,16 @@ export class AddressSpace {
     return start;
   }
 }
+
+/** Of a breakpoint that somebody else has left: nothing is known of its slot. */
+const UNKNOWN: SlotTemplate = {
+  length: 1,
+  code: new Uint8Array(0),
+  rel32: [],
+  abs64: [],
+  stops: [],
+  pushesFlags: false,
+};
 
 const NO_SLOT: Refusal = {
   code: 'no-slot-in-reach',

@@ -3,6 +3,7 @@
  * it happens with every thread of the address space stopped.
  */
 import { SIG } from '../../linux/numbers.js';
+import { statusField } from '../../linux/proc-status.js';
 import { ptrace } from '../../linux/ptrace.js';
 import { ProcessError } from '../../base/errors.js';
 import type { SlotTemplate } from '../../arch/arch.js';
@@ -11,8 +12,12 @@ import { stopAt } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import { mappingAt, type Mapping } from '../../process/maps.js';
 import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-space.js';
+import { uprootStub } from './call-stub.js';
+import { CARRIER_BYTES } from './carrier.js';
+import type { Ledger } from './ledger.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
+import { TrapActions } from './sigtrap.js';
 import { IDLE, type Process, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
@@ -37,26 +42,43 @@ const MOST_QUEUED = 64;
 
 export class Arming {
   readonly #remote: RemoteSyscalls;
+  readonly traps: TrapActions;
   constructor(
     private readonly tracees: Tracees,
     /** End a hit that is with the handlers. True: as if they had not been called; false: with what they decided. */
     private readonly endHit: (thread: Thread) => boolean,
+    ledger?: Ledger,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
+    this.traps = new TrapActions(this.#remote, ledger);
   }
 
-  /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
+  /**
+   * Bring the memory of a process to what is wanted of it. Returns the sites whose state changed, or that are in `asked`, and
+   * those that changed in other processes with the same memory.
+   */
   sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
     if (asked !== undefined && this.#onlyConsumersChanged(process, asked))
       return this.#reports(process, asked, new Map());
-    const { space } = process;
-    this.tracees.freeze(space);
-    try {
-      if (process.space !== space || space.threads.size === 0) throw ended(process.pid);
-      const refusals = this.#change(process, space);
-      return this.#reports(process, asked, refusals);
-    } finally {
-      this.tracees.thaw(space);
+    for (;;) {
+      const { space } = process;
+      const wasBehind = space.isBehind;
+      space.isBehind = true; // also for a copy that is made while its threads come to a stop
+      const late = this.tracees.freeze(space);
+      try {
+        if (process.threads.size === 0) throw ended(process.pid);
+        if (process.space !== space) continue; // it has executed another program meanwhile
+        if (late !== undefined) throw doesNotStop(late);
+        const refusals = this.#change(space);
+        return [...space.processes()].flatMap((p) =>
+          this.#reports(p, p === process ? asked : undefined, refusals),
+        );
+      } catch (e) {
+        space.isBehind = wasBehind;
+        throw e;
+      } finally {
+        this.tracees.thaw(space);
+      }
     }
   }
 
@@ -81,20 +103,25 @@ export class Arming {
     return true;
   }
 
-  #change(process: Process, space: AddressSpace): Map<number, Refusal> {
+  #change(space: AddressSpace): Map<number, Refusal> {
     const maps = space.maps();
     const wanted = space.wanted(maps);
     const requests = new Map<number, ArmRequest>();
-    if (!space.watched && process.wants.size > 0) {
+    space.isBehind = false;
+    if (!space.watched && space.isWanted) {
       space.watched = true;
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
-    space.calls.remove((c) => c.process === process && process.wants.get(c.siteId)?.return !== true);
+    const returnsTo = (process: Process, siteId: number): boolean =>
+      process.wants.get(siteId)?.return === true;
+    space.calls.remove((c) => !returnsTo(c.process, c.siteId));
+    const processes = [...space.processes()];
+    const isAwaited = (siteId: number): boolean => processes.some((p) => returnsTo(p, siteId));
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);
-      if (arm.returns !== undefined) stillReturning(arm, arm.returns, process, maps);
+      if (arm.returns !== undefined) stillReturning(arm, arm.returns, isAwaited, maps);
       if (!isUsed(arm)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
@@ -133,9 +160,14 @@ export class Arming {
 
   /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
   #allocate(space: AddressSpace, near: number, length: number): number {
-    const stopped = [...space.threads].filter((t) => !t.running);
+    const stopped = [...space.threads].filter((t) => isFree(t) && t.process.role !== 'leaving');
     const best = stopped.find((t) => t.pending !== undefined && stopEvent(t.pending) !== 0) ?? stopped[0];
-    return best === undefined ? -1 : this.#remote.allocateNear(best, near, length);
+    if (best === undefined) return -1;
+    if (space.carrier !== undefined) return this.#remote.allocateNear(best, near, length);
+    const start = this.#remote.allocateNear(best, near, CARRIER_BYTES + length);
+    if (start < 0 || this.traps.install(best, space, start)) return start < 0 ? start : start + CARRIER_BYTES;
+    this.#remote.unmap(best, [{ start, size: CARRIER_BYTES + length }]);
+    return -1;
   }
 
   /** Out with these. Afterwards no thread is in their slots, or has run into one of them without our having been told. */
@@ -210,6 +242,7 @@ export class Arming {
       const report: ArmReport = {
         siteId: id,
         pid: process.pid,
+        trees: process.trees,
         state,
         ...(refusal === undefined ? {} : { refusal }),
       };
@@ -219,27 +252,38 @@ export class Arming {
     return reports;
   }
 
-  /** Disarm everything in the memory of a process and let all its threads go, with the signals they are due. */
-  detach(process: Process): void {
-    const { space } = process;
-    process.wants.clear();
-    try {
-      this.tracees.freeze(space);
-    } catch {
-      space.frozen++; // a thread in uninterruptible sleep executes nothing: its bytes can be restored all the same
-    }
+  /** Disarm everything in a memory and let all its threads go, with the signals they are due. */
+  detach(space: AddressSpace): void {
+    for (const process of space.processes()) process.wants.clear();
+    // a thread that does not stop is in uninterruptible sleep and executes nothing: its bytes can be restored all the same
+    this.tracees.freeze(space);
     for (const thread of space.threads) {
       thread.process.role = 'leaving';
       if (!thread.running) this.#takeBack(thread);
     }
     this.#disarm(space, [...space.arms.values()]);
-    const helper = [...space.threads].find((t) => !t.running);
-    if (helper !== undefined && space.areas.length > 0) {
-      this.#remote.unmap(helper, space.areas);
-      space.forgetAreas();
-    }
+    this.#vacate(space);
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+  }
+
+  /**
+   * Nothing of ours stays: each process in this memory gets its own action for SIGTRAP again, and when all have, what we
+   * mapped goes. Who cannot be made to do that now does it when it leaves.
+   */
+  #vacate(space: AddressSpace): void {
+    const helpers = new Map<Process, Thread>();
+    for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
+    for (const helper of helpers.values()) this.traps.restore(helper);
+    const helper = helpers.values().next().value;
+    if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
+    const { carrier } = space;
+    const own = carrier === undefined ? [] : [{ start: carrier.base, size: CARRIER_BYTES }, ...carrier.extra];
+    if (carrier?.outlived !== true) this.#remote.unmap(helper, [...own, ...space.areas]);
+    uprootStub(space.memory, space.callStub);
+    space.callStub = undefined;
+    space.forgetAreas();
+    for (const process of helpers.keys()) this.traps.forget(process);
   }
 
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
@@ -270,13 +314,29 @@ export class Arming {
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
     const { bell } = this.tracees;
-    if (!ptrace.cont(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) return;
+    if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
     thread.pending = status;
-    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap) return;
-    ptrace.pokeUser(thread.tid, USER_IP, address);
-    thread.pending = PLAIN_STOP;
+    if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      thread.pending = PLAIN_STOP;
+    }
+    bell.consume(thread.tid);
+  }
+
+  /**
+   * A thread whose hit cannot be looked at now is put back before the breakpoint: the hit comes again, or the breakpoint
+   * was taken out. Returns what its stop is then.
+   */
+  putBack(thread: Thread, status: number): number {
+    const { scratch } = this.tracees;
+    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
+      return status;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
+    const address = Number(scratch.regs[REG.ip]) - 1;
+    if (!thread.process.space.arms.has(address) || !this.breakpointInfo(thread)) return status;
+    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
@@ -305,13 +365,12 @@ export class Arming {
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
   leave(thread: Thread): void {
     const { space } = thread.process;
-    if (space.areas.length > 0 && space.arms.size === 0 && !thread.running) {
+    if (space.isOccupied && space.arms.size === 0 && !thread.running) {
       try {
-        this.#remote.unmap(thread, space.areas); // a child's copy of our memory
+        this.#vacate(space); // a child's copy of our memory
       } catch {
         return; // it has just ended
       }
-      space.forgetAreas();
     }
     this.restoreMask(thread);
     this.tracees.release(thread, this.#dueSignal(thread));
@@ -348,17 +407,33 @@ export class Arming {
 }
 
 /** Which functions' returns a breakpoint is still wanted for. */
-function stillReturning(arm: Arm, returns: Set<number>, process: Process, maps: readonly Mapping[]): void {
+function stillReturning(
+  arm: Arm,
+  returns: Set<number>,
+  isAwaited: (siteId: number) => boolean,
+  maps: readonly Mapping[],
+): void {
   const isCode = mappingAt(maps, arm.address)?.perms[2] === 'x';
-  for (const id of returns) if (!isCode || process.wants.get(id)?.return !== true) returns.delete(id);
+  for (const id of returns) if (!isCode || !isAwaited(id)) returns.delete(id);
   if (returns.size === 0) arm.returns = undefined;
 }
+
+/** It can be made to do something for us. */
+const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {
   if (want.site.template === undefined) throw new Error(`site ${want.site.id} has no template`);
   return want.site.template;
 }
+
+const doesNotStop = ({ tid, process: { pid } }: Thread): ProcessError =>
+  new ProcessError(
+    'does-not-stop',
+    pid,
+    `thread ${tid} of process ${pid} does not stop (state ${statusField(tid, 'State') ?? 'gone'}): it is in an ` +
+      'uninterruptible system call. Try again when that has ended',
+  );
 
 const ended = (pid: number): ProcessError =>
   new ProcessError('no-such-process', pid, `process ${pid} has ended`);

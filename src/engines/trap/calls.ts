@@ -83,10 +83,12 @@ export class Calls {
     return found;
   }
 
-  /** For the memory of a child that fork made: the same frames are on its stacks. */
-  copyInto(copy: Calls, process: Process): void {
-    for (const [sp, chain] of this.#bySp) {
-      copy.#bySp.set(sp, chain.map((call) => ({ ...call, process }))); // prettier-ignore
+  /** For the memory of a child that fork made: it is in the same calls as the thread that made it. */
+  copyInto(copy: Calls, maker: number, process: Process): void {
+    for (const [sp, all] of this.#bySp) {
+      const chain = all.filter((c) => c.tid === maker);
+      if (chain.length === 0) continue;
+      copy.#bySp.set(sp, chain.map((call) => ({ ...call, process, tid: process.pid }))); // prettier-ignore
       copy.#size += chain.length;
     }
   }

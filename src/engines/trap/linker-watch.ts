@@ -34,7 +34,7 @@ function loadTemplate(nr: number): SlotTemplate {
 
 /** Breakpoints for the linker's stubs, or none when it has no such code (musl's differs) and calls must be traced. */
 export function linkerStubs(space: AddressSpace, maps: readonly Mapping[]): ArmRequest[] {
-  const text = linkerText(space.pid, maps);
+  const text = linkerText(space.shownBy, maps);
   if (text === undefined || text.end - text.start > MAX_TEXT) return [];
   const bytes = space.memory.read(text.start, text.end - text.start);
   if (bytes === undefined) return [];

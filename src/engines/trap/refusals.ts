@@ -3,9 +3,8 @@ import type { Refusal } from '../../base/errors.js';
 import type { ArmableSite, Consumer, ProcessSet } from '../engine.js';
 
 /** Whether it can serve these processes at all: asked before any file is opened. */
-export function refuseProcesses(processes: ProcessSet | { readonly tree: number }): Refusal | undefined {
-  if (processes === 'all') return NEEDS_PROCESSES;
-  return 'tree' in processes ? NO_TREES : undefined;
+export function refuseProcesses(processes: ProcessSet): Refusal | undefined {
+  return processes === 'all' ? NEEDS_PROCESSES : undefined;
 }
 
 /** Whether it can serve a site: it does when the instruction runs out of line. */
@@ -15,10 +14,6 @@ export const refusalFor = (site: ArmableSite, _consumers: readonly Consumer[]): 
 const NEEDS_PROCESSES: Refusal = {
   code: 'needs-processes',
   reason: 'the trap engine attaches to processes one by one and cannot find those that start elsewhere',
-  remedy: 'Name the processes (processes: pid), or start the program from here (spawnTarget)',
-};
-const NO_TREES: Refusal = {
-  code: 'trees-not-supported',
-  reason: 'the trap engine does not follow the children of a process',
-  remedy: 'Name each process',
+  remedy:
+    'Name the processes (processes: pid, or { tree: pid } with all its descendants), or start the program from here (spawnTarget)',
 };

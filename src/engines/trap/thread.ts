@@ -1,6 +1,7 @@
 /** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
 import type { AddressSpace, Arm } from './address-space.js';
 import type { Call } from './calls.js';
+import type { Action } from './carrier.js';
 import type { Want } from './wants.js';
 import type { ArmReport, Phase } from '../engine.js';
 
@@ -46,10 +47,14 @@ export class Thread {
   savedMask: bigint | undefined;
   /** The instruction that a fault handler has had tried again, and how often in a row. */
   retried: { readonly arm: Arm; times: number } | undefined;
+  /** Stopped inside a system call (fork, exec), whose result is not in its registers yet. */
+  inCall = false;
   /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */
   interrupted = false;
+  /** The leader of a process has ended while other threads go on: it stops no more, and is reported with the last of them. */
+  isZombie = false;
 
   constructor(
     readonly tid: number,
@@ -58,19 +63,23 @@ export class Thread {
 }
 
 /**
- * `wanted`: probed. `carried`: a child that shares probed memory (vfork, posix_spawn) and must be carried over the
- * breakpoints until it executes something else or ends. `leaving`: to be let go at its next stop.
+ * `wanted`: probed. `carried`: shares probed memory (a child by vfork or posix_spawn, say) without being asked for, and
+ * must be carried over the breakpoints until it executes something else or ends. `leaving`: to be let go at its next stop.
  */
 export type Role = 'wanted' | 'carried' | 'leaving';
 
 export class Process {
   readonly threads = new Map<number, Thread>();
-  /** What is wanted of it: site id → want. */
+  /** What is wanted of it: site id → want. Of processes that share a memory, each has its own. */
   readonly wants = new Map<number, Want>();
   /** How each wanted site stands, as last reported. */
   readonly states = new Map<number, ArmReport>();
+  /** Its own action for SIGTRAP, where ours is in its place (sigtrap.ts). */
+  trapAction: Action | undefined;
   /** The trees it is in that somebody has asked for, by the pids of their roots; at most MOST_TREES. */
   trees: readonly number[] = [];
+  /** Somebody has asked for this very process by its pid. */
+  isNamed = false;
   constructor(
     readonly pid: number,
     public space: AddressSpace,

@@ -7,12 +7,14 @@ import { ProcessError, messageOf } from '../../base/errors.js';
 import type { BellWait } from '../../linux/doorbell.js';
 import { mapRegion } from '../../linux/memory.js';
 import { ERRNO, NR, SIG } from '../../linux/numbers.js';
+import { shareMemory } from '../../linux/kcmp.js';
 import { statusField } from '../../linux/proc-status.js';
 import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
-import { IDLE, Process, Thread } from './thread.js';
+import { sharersOf, waitsForChild } from './sharers.js';
+import { IDLE, Process, Thread, type Role } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
 export const REG = {
@@ -36,15 +38,40 @@ const CLONE_VM = 0x100n;
 const CLONE_THREAD = 0x10000n;
 /** How long a thread may take to stop, ms: uninterruptible sleep (a dead disk) is the only thing that takes long. */
 const STOP_TIMEOUT = 3000;
+/** How long to wait for a thread before looking whether it can stop at all, ms. */
+const FIRST_LOOK_MS = 5;
 const FEW = 8;
+/** Events that are reported from inside a system call. */
+const IN_CALL: ReadonlySet<number> = new Set([
+  EVENT.fork,
+  EVENT.vfork,
+  EVENT.clone,
+  EVENT.exec,
+  EVENT.vforkDone,
+]);
 
 export interface StopListener {
+  /**
+   * A thread of a frozen address space has stopped: the status to keep for later. The stop is taken then, and what must
+   * not be lost with us has to be in the thread's registers.
+   */
+  postponed(thread: Thread, status: number): number;
   /** A thread of an address space that is not frozen has stopped and waits for us. */
   stopped(thread: Thread, status: number): void;
   /** A thread ended: what it held must be given back. */
   threadGone(thread: Thread): void;
   /** A process has no thread any more. `status`: how it ended, when that was reported. */
   processGone(process: Process, status: number | undefined): void;
+  /** We have let a process go. */
+  processLeft(process: Process): void;
+  /** A process of a tree that is wanted has made another process. What is wanted of that is to be said now. */
+  born(child: Process, parent: Process): void;
+  /** The same child has a copy of the memory, with all that was ours in it. */
+  copied(child: Process): void;
+  /** A process has left a memory in which others stay. */
+  memoryLeft(space: AddressSpace): void;
+  /** A process has executed a program whose memory may not be opened, and was let go: nothing of ours is in it. */
+  memoryClosed(process: Process, why: Error): void;
   /** A child that we started and do not trace any more has ended. */
   childEnded(pid: number, status: number): void;
 }
@@ -121,10 +148,7 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
-    const tid = this.bell.next(timeout, unless);
-    if (tid <= 0) return false;
-    this.#dispatch(tid, this.bell.status);
-    return true;
+    return this.#serve(this.bell.next(timeout, unless));
   }
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
@@ -136,10 +160,29 @@ export class Tracees {
 
   /** Take one event that is already there. */
   takeNow(): boolean {
-    const tid = this.bell.poll();
+    return this.#serve(this.bell.poll());
+  }
+
+  /** The thread whose stop has been looked at and not been taken. */
+  #looked: Thread | undefined;
+
+  #serve(tid: number): boolean {
     if (tid <= 0) return false;
     this.#dispatch(tid, this.bell.status);
+    this.#takeStop();
     return true;
+  }
+
+  /**
+   * A thread that goes on at once takes its stop with it. Of one that stays stopped we are told again and again until the
+   * stop is taken, from when on it is lost if we are.
+   */
+  #takeStop(): void {
+    const thread = this.#looked;
+    this.#looked = undefined;
+    if (thread === undefined || thread.running || !this.bell.consume(thread.tid)) return;
+    const { status } = this.bell;
+    if (exited(status) || killed(status)) this.#dispatch(thread.tid, status);
   }
 
   addThread(tid: number, process: Process): Thread {
@@ -167,6 +210,7 @@ export class Tracees {
     if (process.threads.size > 0) return;
     this.processes.delete(process.pid);
     this.listener.processGone(process, status);
+    if (process.space.threads.size > 0) this.listener.memoryLeft(process.space);
   }
 
   #dispatch(tid: number, status: number): void {
@@ -174,14 +218,17 @@ export class Tracees {
     if (thread === undefined) return this.#unknown(tid, status);
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
+    this.#looked = thread;
+    thread.inCall = IN_CALL.has(stopEvent(status));
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
-    if (event === EVENT.exec) return this.executed(thread, status);
-    if (thread.process.space.frozen > 0) thread.pending = status;
+    if (event === EVENT.exec) return this.#executed(thread, status);
+    if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
     else this.listener.stopped(thread, status);
   }
 
-  #unknown(tid: number, status: number): void {
+  #unknown(tid: number, seen: number): void {
+    const status = exited(seen) || killed(seen) || !this.bell.consume(tid) ? seen : this.bell.status;
     if (exited(status) || killed(status)) {
       this.#early.delete(tid);
       if (this.children.has(tid)) this.listener.childEnded(tid, status);
@@ -199,10 +246,10 @@ export class Tracees {
     if ((flags & CLONE_THREAD) !== 0n) {
       this.addThread(tid, process);
     } else if ((flags & CLONE_VM) !== 0n) {
-      this.addThread(tid, new Process(tid, process.space, 'carried'));
       if (event === EVENT.vfork) parent.inVfork = true;
+      this.#adoptSharing(tid, process);
     } else {
-      this.#adoptFork(tid, process);
+      this.#adoptFork(tid, parent);
     }
     const early = this.#early.get(tid);
     if (early === undefined) return;
@@ -210,15 +257,44 @@ export class Tracees {
     this.#dispatch(tid, early);
   }
 
-  /** A copy of the memory, breakpoints and all: it gets its own bytes back before it runs, and is let go. */
-  #adoptFork(tid: number, parent: Process): void {
-    let space: AddressSpace;
+  /** A child has copies of its parent's actions for signals. */
+  #addProcess(pid: number, space: AddressSpace, role: Role, parent: Process): Process {
+    const child = new Process(pid, space, role);
+    child.trapAction = parent.trapAction;
+    this.addThread(pid, child);
+    return child;
+  }
+
+  /** A process in the memory of its parent. */
+  #adoptSharing(tid: number, parent: Process): void {
+    const child = this.#addProcess(
+      tid,
+      parent.space,
+      parent.role === 'leaving' ? 'leaving' : 'carried',
+      parent,
+    );
+    if (isFollowed(parent)) this.listener.born(child, parent);
+  }
+
+  /**
+   * A copy of the memory, breakpoints and all. A child that is followed keeps them; any other gets its own bytes back before
+   * it runs, and is let go.
+   */
+  #adoptFork(tid: number, maker: Thread): void {
+    const parent = maker.process;
     try {
-      space = parent.space.copyFor(tid);
-    } catch {
-      return; // killed already: its end is reported as an unknown thread's
+      if (!isFollowed(parent)) {
+        this.#addProcess(tid, parent.space.copyFor(tid), 'leaving', parent);
+        return;
+      }
+      const child = this.#addProcess(tid, new AddressSpace(tid), 'wanted', parent);
+      this.listener.born(child, parent);
+      child.space.inherit(maker, child);
+      this.listener.copied(child);
+    } catch (e) {
+      // killed already: its end is reported as an unknown thread's
+      if (!(e instanceof SyscallError) || (e.errno !== ERRNO.ENOENT && e.errno !== ERRNO.ESRCH)) throw e;
     }
-    this.addThread(tid, new Process(tid, space, 'leaving'));
   }
 
   /** The flags a new task was made with, from the system call its parent is still in. */
@@ -233,42 +309,97 @@ export class Tracees {
     return bytes === undefined ? 0n : new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
   }
 
-  /** execve: the old memory and all other threads are gone; whoever called it is the leader now. */
+  #executed(reported: Thread, status: number): void {
+    let space: AddressSpace;
+    try {
+      space = new AddressSpace(reported.process.pid);
+    } catch (e) {
+      if (!(e instanceof Error)) throw e;
+      return this.#letExecutedGo(reported, e);
+    }
+    this.#enter(reported, space, status);
+  }
+
+  /** The same for who can be told that the memory of the program cannot be opened: throws then. */
   executed(reported: Thread, status: number): void {
+    this.#enter(reported, new AddressSpace(reported.process.pid), status);
+  }
+
+  /** execve: the old memory and all other threads are gone; whoever called it is the leader now. */
+  #enter(reported: Thread, space: AddressSpace, status: number): void {
     const { process } = reported;
-    for (const other of [...process.threads.values()]) if (other !== reported) this.forget(other);
     const old = process.space;
+    this.#leaveOthers(reported);
     old.threads.delete(reported);
-    if (old.threads.size === 0) old.close();
     this.listener.threadGone(reported);
-    process.space = new AddressSpace(process.pid, process.role === 'wanted' ? process : undefined);
-    process.space.threads.add(reported);
+    process.space = space;
+    space.threads.add(reported);
     reported.running = false;
+    reported.isZombie = false;
+    reported.inCall = true;
     reported.activity = IDLE;
     reported.pending = undefined;
     reported.inVfork = false;
     reported.savedMask = undefined;
+    if (old.threads.size === 0) old.close();
+    else this.listener.memoryLeft(old);
     this.listener.stopped(reported, status);
   }
 
-  /** Attach every thread of a running process. None of them has been stopped yet. */
+  #leaveOthers(reported: Thread): void {
+    for (const other of [...reported.process.threads.values()]) if (other !== reported) this.forget(other);
+  }
+
+  #letExecutedGo(reported: Thread, why: Error): void {
+    const { process } = reported;
+    this.#leaveOthers(reported);
+    ptrace.detach(reported.tid, 0);
+    this.forget(reported);
+    this.processes.delete(process.pid);
+    this.listener.memoryClosed(process, why);
+    if (process.space.threads.size > 0) this.listener.memoryLeft(process.space);
+  }
+
+  /** Attach every thread of a running process, and of those that share its memory. None of them has been stopped yet. */
   attach(pid: number): Process {
     this.#refuseForeignChild(pid);
-    let process: Process | undefined;
+    const attached: Process[] = [];
     try {
       ptrace.seize(pid, OPTIONS);
-      process = new Process(pid, new AddressSpace(pid, undefined), 'wanted');
-      process.space.owner = process;
+      const process = new Process(pid, this.#spaceOf(pid), 'wanted');
       this.addThread(pid, process);
+      attached.push(process);
       while (this.#seizeNewThreads(process));
+      while (this.#seizeSharers(process, attached));
       return process;
     } catch (e) {
-      if (process !== undefined) this.letGo(process);
-      else this.#undoSeize(pid);
+      if (attached.length === 0) this.#undoSeize(pid);
+      for (const process of attached) this.letGo(process);
       if (e instanceof ProcessError) throw e;
       const code = e instanceof SyscallError && e.errno === ERRNO.ESRCH ? 'no-such-process' : 'cannot-attach';
       throw new ProcessError(code, pid, `process ${pid} cannot be attached: ${messageOf(e)}`, { cause: e });
     }
+  }
+
+  /** A memory of its own, or that of a process which we trace already. */
+  #spaceOf(pid: number): AddressSpace {
+    for (const process of this.processes.values())
+      if (process.role !== 'leaving' && shareMemory(pid, process.pid)) return process.space;
+    return new AddressSpace(pid);
+  }
+
+  /** What is put into this memory concerns them, too: they are carried over it. */
+  #seizeSharers(process: Process, attached: Process[]): boolean {
+    let found = false;
+    for (const pid of sharersOf(process.pid)) {
+      if (this.threads.has(pid) || !this.#seized(pid)) continue;
+      const sharer = new Process(pid, process.space, 'carried');
+      this.addThread(pid, sharer);
+      attached.push(sharer);
+      while (this.#seizeNewThreads(sharer));
+      found = true;
+    }
+    return found;
   }
 
   /** ptrace(2): stops of a child are also reported to its parent's waits, and Node's event loop waits for its children. */
@@ -287,21 +418,23 @@ export class Tracees {
     for (const name of readdirSync(`/proc/${process.pid}/task`)) {
       const tid = Number(name);
       if (this.threads.has(tid)) continue;
-      try {
-        ptrace.seize(tid, OPTIONS);
-      } catch (e) {
-        // Ended between the listing and now, or made by a thread of which we have just become the tracer
-        if (
-          e instanceof SyscallError &&
-          (e.errno === ERRNO.ESRCH || statusField(tid, 'TracerPid') === String(this.bell.tid))
-        )
-          continue;
-        throw e;
-      }
+      if (!this.#seized(tid)) continue;
       this.addThread(tid, process);
       found = true;
     }
     return found;
+  }
+
+  /** False: it has just ended, or was made by a thread of which we have just become the tracer. */
+  #seized(tid: number): boolean {
+    try {
+      ptrace.seize(tid, OPTIONS);
+      return true;
+    } catch (e) {
+      const hasEnded = e instanceof SyscallError && e.errno === ERRNO.ESRCH;
+      if (hasEnded || statusField(tid, 'TracerPid') === String(this.bell.tid)) return false;
+      throw e;
+    }
   }
 
   #undoSeize(tid: number): void {
@@ -313,39 +446,35 @@ export class Tracees {
   addChild(pid: number): Thread {
     ptrace.seize(pid, OPTIONS);
     this.children.add(pid);
-    const process = new Process(pid, new AddressSpace(pid, undefined), 'wanted');
-    process.space.owner = process;
+    const process = new Process(pid, new AddressSpace(pid), 'wanted');
     return this.addThread(pid, process);
   }
 
-  /** Stop every thread of an address space, and keep them: their stops wait in `pending`. */
-  freeze(space: AddressSpace): void {
+  /**
+   * Stop every thread of an address space, and keep them: their stops wait in `pending`. Returns a thread that does not stop, if
+   * there is one; the space is frozen all the same.
+   */
+  freeze(space: AddressSpace): Thread | undefined {
+    this.#takeStop();
     space.frozen++;
-    const mustStop = (t: Thread): boolean => t.running && !t.inVfork;
+    const mustStop = (t: Thread): boolean => t.running && !t.inVfork && !t.isZombie;
     for (const t of space.threads)
       if (mustStop(t) && !t.interrupted) t.interrupted = ptrace.interruptIfThere(t.tid);
     const limit = performance.now() + STOP_TIMEOUT;
-    for (;;) {
+    for (let patience = FIRST_LOOK_MS; ; patience = 100) {
       const late = [...space.threads].find(mustStop);
-      if (late === undefined) return;
-      if (performance.now() > limit) throw this.#doesNotStop(late, space);
-      this.take(100);
+      if (late === undefined) return undefined;
+      if (performance.now() > limit) return late;
+      if (!this.take(patience)) {
+        late.isZombie = hasEnded(late);
+        late.inVfork = waitsForChild(late.tid, space.memory.fd);
+      }
       this.rungMeanwhile |= this.bell.rung();
     }
   }
 
   /** Reasons of rings that came while we waited for something else. */
   rungMeanwhile = 0;
-
-  #doesNotStop(thread: Thread, space: AddressSpace): ProcessError {
-    space.frozen--;
-    return new ProcessError(
-      'does-not-stop',
-      thread.process.pid,
-      `thread ${thread.tid} of process ${thread.process.pid} does not stop (state ${statusField(thread.tid, 'State') ?? 'gone'}): it is in an ` +
-        'uninterruptible system call. Try again when that has ended',
-    );
-  }
 
   /** Let the threads go on, each with the stop that it waits in. */
   thaw(space: AddressSpace): void {
@@ -356,6 +485,7 @@ export class Tracees {
       thread.pending = undefined;
       this.listener.stopped(thread, status);
     }
+    if (space.wasLeft && space.frozen === 0 && space.threads.size > 0) this.listener.memoryLeft(space);
   }
 
   /** Resume. `signal`: delivered now, where the thread is in the stop before its delivery. */
@@ -411,17 +541,15 @@ export class Tracees {
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     ptrace.detach(thread.tid, signal);
     this.forget(thread);
-    if (thread.process.threads.size === 0) this.processes.delete(thread.process.pid);
+    if (thread.process.threads.size > 0) return;
+    this.processes.delete(thread.process.pid);
+    this.listener.processLeft(thread.process);
   }
 
   /** Give up on a process half attached: nothing was changed in it. */
   letGo(process: Process): void {
     process.role = 'leaving';
-    try {
-      this.freeze(process.space);
-    } catch {
-      return; // they go at their next stop
-    }
+    this.freeze(process.space); // whoever is late goes at the next stop
     this.thaw(process.space);
   }
 
@@ -437,3 +565,9 @@ export class Tracees {
     ptrace.setSigInfo(thread.tid, this.scratch.infoAddress);
   }
 }
+
+/** What it makes is probed as well. */
+const isFollowed = ({ role, trees }: Process): boolean => role !== 'leaving' && trees.length > 0;
+
+/** A leader that has ended is listed as long as other threads of its process live. */
+const hasEnded = ({ tid }: Thread): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');

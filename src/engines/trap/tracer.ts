@@ -6,18 +6,22 @@ import { BellWait } from '../../linux/doorbell.js';
 import { clonePaused, type Program } from '../../linux/clone.js';
 import { SIG } from '../../linux/numbers.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
+import { ProcessError, UprobeError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import { NR } from '../../linux/numbers.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
-import type { Arm } from './address-space.js';
+import type { AddressSpace, Arm } from './address-space.js';
 import { Arming } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
+import { Ledger } from './ledger.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
-import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
+import { Demand } from './demand.js';
+import { News } from './news.js';
+import type { Answer, Command } from './protocol.js';
 import { toPlain } from './protocol.js';
 import { Returns } from './returns.js';
 import { IDLE, type Process, type Thread } from './thread.js';
@@ -33,8 +37,7 @@ import {
   stopSignal,
   type StopListener,
 } from './tracees.js';
-import { pidsOf, wantFor, type Want } from './wants.js';
-import type { SiteFacts } from '../engine.js';
+import type { Want } from './wants.js';
 
 const SYSCALL_STOP = SIG.trap | 0x80;
 const GROUP_STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, SIG.ttou]);
@@ -52,21 +55,17 @@ const REPLY_MS = 100;
 const CLOSE_TIMEOUT = 3000;
 const TOO_MANY = 'too many hits wait for their handlers';
 
-interface Registered {
-  readonly site: SiteFacts;
-  readonly consumers: readonly TracerConsumer[];
-}
-
 export class Tracer implements StopListener {
   readonly #tracees: Tracees;
   readonly #hits: Hits;
   readonly #arming: Arming;
   readonly #returns: Returns;
-  readonly #sites = new Map<number, Registered>();
+  readonly #demand: Demand;
   /** Processes that we keep stopped since they were started. */
   readonly #paused = new Set<Process>();
   readonly #cpu = new FollowCpu();
   readonly #spins: boolean;
+  readonly #news: News;
 
   constructor(
     private readonly mailbox: Mailbox,
@@ -76,10 +75,12 @@ export class Tracer implements StopListener {
   ) {
     const bell = new BellWait(mailbox.address, mailbox.words.subarray(0, 2));
     this.#spins = cpus > 1;
+    this.#news = new News(answer);
     this.#tracees = new Tracees(bell, this);
     this.#hits = new Hits(mailbox, () => answer({ kind: 'wake' }));
-    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread));
+    this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread), Ledger.at(mailbox.ledger));
     this.#returns = new Returns(this.#arming, (call) => this.#abandoned([call]));
+    this.#demand = new Demand(this.#tracees, this.#arming, this.#paused);
     Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
@@ -151,11 +152,13 @@ export class Tracer implements StopListener {
         this.answer({ kind: 'done', id, value: undefined });
         return false;
       }
+      this.#news.hold();
       try {
         this.answer({ kind: 'done', id, value: this.#command(command) });
       } catch (e) {
         this.answer({ kind: 'failed', id, error: toPlain(e) });
       }
+      this.#news.release();
     }
     return true;
   }
@@ -163,71 +166,12 @@ export class Tracer implements StopListener {
   #command(command: Exclude<Command, { kind: 'close' }>): unknown {
     switch (command.kind) {
       case 'apply':
-        return this.#apply(command.changes);
+        return this.#demand.apply(command.changes);
       case 'spawn':
         return this.#spawn(command.program);
       case 'resume':
         return this.#resumePaused(command.pid);
     }
-  }
-
-  /** One transaction: what was is restored when a part of it fails. */
-  #apply(changes: readonly TracerChange[]): ArmReport[] {
-    const before = changes.map(({ site }) => this.#sites.get(site.id) ?? { site, consumers: [] });
-    try {
-      return this.#bringAbout(changes);
-    } catch (e) {
-      this.#bringAbout(before);
-      throw e;
-    }
-  }
-
-  #bringAbout(changes: readonly TracerChange[]): ArmReport[] {
-    const touched = new Map<number, Set<number>>();
-    const newcomers = new Set<number>();
-    for (const { site, consumers } of changes) {
-      const old = pidsOf(this.#sites.get(site.id)?.consumers ?? []);
-      const now = pidsOf(consumers);
-      for (const pid of now) if (!old.has(pid)) newcomers.add(pid);
-      for (const pid of [...old, ...now]) {
-        const ids = touched.get(pid);
-        if (ids) ids.add(site.id);
-        else touched.set(pid, new Set([site.id]));
-      }
-      if (consumers.length === 0) this.#sites.delete(site.id);
-      else this.#sites.set(site.id, { site, consumers });
-    }
-    const reports: ArmReport[] = [];
-    for (const [pid, ids] of touched) reports.push(...this.#bringProcessAbout(pid, ids, newcomers.has(pid)));
-    return reports;
-  }
-
-  #bringProcessAbout(pid: number, ids: ReadonlySet<number>, newcomer: boolean): ArmReport[] {
-    let process = this.#tracees.processes.get(pid);
-    if (process === undefined || process.role !== 'wanted') {
-      if (!newcomer)
-        return [...ids].filter((id) => this.#sites.has(id)).map((siteId) => ({ siteId, pid, state: 'gone' }));
-      process = this.#attach(pid, process);
-    }
-    for (const id of ids) {
-      const registered = this.#sites.get(id);
-      const want = registered === undefined ? undefined : wantFor(registered.site, registered.consumers, pid);
-      if (want === undefined) process.wants.delete(id);
-      else process.wants.set(id, want);
-    }
-    if (process.wants.size === 0 && !this.#paused.has(process)) {
-      this.#arming.detach(process);
-      return [];
-    }
-    return this.#arming.sync(process, ids);
-  }
-
-  /** A process that is still on its way out of our hands is waited for, then attached anew. */
-  #attach(pid: number, leaving: Process | undefined): Process {
-    const limit = performance.now() + CLOSE_TIMEOUT;
-    while (leaving !== undefined && leaving.threads.size > 0 && performance.now() < limit)
-      this.#tracees.take(50);
-    return this.#tracees.attach(pid);
   }
 
   #spawn(program: Program): number {
@@ -271,23 +215,24 @@ export class Tracer implements StopListener {
   #resumePaused(pid: number): void {
     const process = this.#tracees.processes.get(pid);
     if (process === undefined || !this.#paused.delete(process)) return;
-    if (process.wants.size === 0) this.#arming.detach(process);
+    if (process.wants.size === 0) this.#arming.detach(process.space);
     else this.#tracees.thaw(process.space);
   }
 
   /** Disarm and let go of everything; what does not stop in time goes when this thread ends, without a breakpoint. */
   #close(): void {
     for (const process of [...this.#tracees.processes.values()]) {
-      if (process.role !== 'wanted' || process.threads.size === 0) continue;
+      if (process.role === 'leaving' || process.threads.size === 0) continue;
       try {
         this.#paused.delete(process);
-        this.#arming.detach(process);
+        this.#arming.detach(process.space);
       } catch (e) {
         this.answer({ kind: 'crashed', error: toPlain(e) });
       }
     }
     const limit = performance.now() + CLOSE_TIMEOUT;
-    while ([...this.#tracees.threads.values()].some((t) => !t.inVfork) && performance.now() < limit)
+    const isAwaited = (t: Thread): boolean => !t.inVfork && !t.isZombie;
+    while ([...this.#tracees.threads.values()].some(isAwaited) && performance.now() < limit)
       this.#tracees.take(50);
   }
 
@@ -303,11 +248,17 @@ export class Tracer implements StopListener {
       thread.pending = status;
       return this.#arming.leave(thread);
     }
+    if (thread.process.space.isBehind && thread.process.space.frozen === 0)
+      return this.#rearm(thread, thread.process.space, status);
     if (event === EVENT.stop && GROUP_STOPS.has(signal)) return this.#tracees.listen(thread);
     if (event !== 0) return this.#goOn(thread);
     if (signal === SYSCALL_STOP) return this.#systemCall(thread);
     if (signal === SIG.trap) return this.#trapped(thread);
     this.#signalled(thread, signal);
+  }
+
+  postponed(thread: Thread, status: number): number {
+    return this.#arming.putBack(thread, status);
   }
 
   threadGone(thread: Thread): void {
@@ -332,9 +283,48 @@ export class Tracer implements StopListener {
 
   processGone(process: Process, status: number | undefined): void {
     this.#paused.delete(process);
-    this.#abandoned(process.space.calls.remove((c) => c.process === process));
-    if (process.role === 'wanted' || process.wants.size > 0) this.answer({ kind: 'ended', pid: process.pid });
+    this.#arming.traps.forget(process);
+    this.#noLongerOurs(process);
     if (status !== undefined && this.#tracees.children.has(process.pid)) this.childEnded(process.pid, status);
+  }
+
+  #noLongerOurs(process: Process): void {
+    if (process.role === 'wanted' || process.wants.size > 0)
+      this.#news.tell({ kind: 'ended', pid: process.pid });
+    this.processLeft(process);
+  }
+
+  processLeft(process: Process): void {
+    this.#abandoned(process.space.calls.remove((c) => c.process === process));
+    for (const root of this.#demand.leave(process)) this.#news.tell({ kind: 'treeEnded', root });
+  }
+
+  born(child: Process, parent: Process): void {
+    this.#demand.inherit(child, parent);
+    if (child.role === 'wanted')
+      this.#news.tell({ kind: 'born', pid: child.pid, parent: parent.pid, trees: child.trees });
+  }
+
+  copied(child: Process): void {
+    this.#arming.traps.inherited(child);
+  }
+
+  memoryLeft(space: AddressSpace): void {
+    try {
+      this.#report(this.#demand.tidy(space));
+    } catch (e) {
+      if (!(e instanceof ProcessError)) throw e; // one that does not stop, or has ended: what is armed does nothing
+    }
+  }
+
+  memoryClosed(process: Process, why: Error): void {
+    const refusal = { code: 'memory-closed', reason: why.message };
+    for (const siteId of process.wants.keys())
+      this.#news.tell({
+        kind: 'state',
+        report: { siteId, pid: process.pid, trees: process.trees, state: 'gone', refusal },
+      });
+    this.#noLongerOurs(process);
   }
 
   childEnded(pid: number, status: number): void {
@@ -355,29 +345,33 @@ export class Tracer implements StopListener {
   /** New memory: nothing of ours is in it. What is wanted of the process is armed again before it runs. */
   #executed(thread: Thread, status: number): void {
     const { process } = thread;
+    this.#arming.traps.executed(thread);
     if (process.role !== 'wanted') {
       process.role = 'leaving';
       thread.pending = status;
       return this.#arming.leave(thread);
     }
     if (this.#paused.has(process)) process.space.frozen = 1;
-    this.#rearm(thread, process.wants.size > 0 ? process : undefined);
+    this.#rearm(thread, process.space);
   }
 
-  /** Arm a process anew while `thread`, which found its mappings changed, waits; then let it go on. */
-  #rearm(thread: Thread, process: Process | undefined): void {
-    const { space } = thread.process;
-    thread.pending = PLAIN_STOP;
+  /** Arm a memory anew while `thread`, whose stop is the reason, waits; then let it go on. */
+  #rearm(thread: Thread, space: AddressSpace, status = PLAIN_STOP): void {
+    thread.pending = status;
     space.frozen++;
     try {
-      if (process !== undefined) this.#report(this.#arming.sync(process));
+      if (space.isWanted) this.#report(this.#arming.sync(thread.process));
+    } catch (e) {
+      if (!(e instanceof UprobeError)) throw e;
+      this.#report(notArmed(thread.process, e));
     } finally {
+      space.isBehind = false;
       this.#tracees.thaw(space);
     }
   }
 
   #report(reports: readonly ArmReport[]): void {
-    for (const report of reports) this.answer({ kind: 'state', report });
+    for (const report of reports) this.#news.tell({ kind: 'state', report });
   }
 
   /** SIGTRAP: a breakpoint of ours, a step of ours, or the program's own business. */
@@ -412,6 +406,7 @@ export class Tracer implements StopListener {
     this.#hit(thread, arm, slot);
     if (this.#arming.breakpointInfo(thread)) return;
     this.#hits.drop(thread);
+    ptrace.pokeUser(thread.tid, USER_IP, arm.address + 1);
     this.#tracees.resume(thread, SIG.trap);
   }
 
@@ -425,14 +420,15 @@ export class Tracer implements StopListener {
     this.#tracees.resume(thread, SIG.trap);
   }
 
-  /** Not a child's that shares the memory for a while. */
-  #isOwners(thread: Thread): boolean {
-    return thread.process === thread.process.space.owner;
+  /** What a hit means is up to the process: others that share the memory may want other things, or nothing. */
+  #wantAt(thread: Thread, { want }: Arm): Want | undefined {
+    return want && thread.process.wants.get(want.site.id);
   }
 
   /** That handlers were called for nothing can be undone; that it was counted, or a return awaited, not. */
-  #onlyHandlers(thread: Thread, { want }: Arm): boolean {
-    return want?.pre === true && want.counters.length === 0 && !want.return && this.#isOwners(thread);
+  #onlyHandlers(thread: Thread, arm: Arm): boolean {
+    const want = this.#wantAt(thread, arm);
+    return want?.pre === true && want.counters.length === 0 && !want.return;
   }
 
   #hit(thread: Thread, arm: Arm, slot: number): void {
@@ -454,8 +450,10 @@ export class Tracer implements StopListener {
     for (const [i, call] of calls.entries()) {
       const want = thread.process.wants.get(call.siteId);
       if (want?.return !== true) continue;
-      if (slot >= 0)
+      if (slot >= 0) {
+        if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
         return this.#hits.post(thread, arm, 'return', want, { call, others: calls.slice(i + 1) });
+      }
       this.#report1(call.siteId, thread, 'return', TOO_MANY);
     }
     this.#arrived(thread, arm, slot);
@@ -484,14 +482,17 @@ export class Tracer implements StopListener {
     const regs = this.#regsIn(slot);
     const ip = Number(regs[REG.ip]);
     if (ip !== arm.address) return this.#goOnAt(thread, ip); // a return handler has sent it elsewhere
-    const { want } = arm;
-    if (want === undefined || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
+    const want = this.#wantAt(thread, arm);
+    if (want === undefined) return this.#runDisplaced(thread, arm);
     for (const counter of want.counters) this.mailbox.counters[counter]!++;
     const call = want.return ? this.#entered(thread, want, regs) : undefined;
     if (!want.pre) return this.#runInstruction(thread, arm);
-    if (slot >= 0) return this.#hits.post(thread, arm, 'pre', want, { call });
-    this.#report1(want.site.id, thread, 'pre', TOO_MANY);
-    this.#runInstruction(thread, arm);
+    if (slot < 0) {
+      this.#report1(want.site.id, thread, 'pre', TOO_MANY);
+      return this.#runInstruction(thread, arm);
+    }
+    // the thread must know where to go on before its stop is taken: from then on it goes on there if we are killed
+    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#hits.post(thread, arm, 'pre', want, { call });
   }
 
   /** A function whose return is wanted begins. */
@@ -503,16 +504,23 @@ export class Tracer implements StopListener {
 
   /** The instruction, in steps where post handlers follow it. */
   #runInstruction(thread: Thread, arm: Arm): void {
-    if (arm.want?.post !== true || !this.#isOwners(thread)) return this.#runDisplaced(thread, arm);
-    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    if (this.#wantAt(thread, arm)?.post !== true) return this.#runDisplaced(thread, arm);
+    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#stepThrough(thread, arm);
+  }
+
+  #stepThrough(thread: Thread, arm: Arm): void {
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
   }
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    this.#expectMapping(thread, arm);
     this.#goOnAt(thread, arm.slot);
+  }
+
+  #expectMapping(thread: Thread, arm: Arm): void {
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
   }
 
   #goOnAt(thread: Thread, ip: number): void {
@@ -539,9 +547,12 @@ export class Tracer implements StopListener {
     const armed = thread.process.space.arms.get(arm.address) === arm;
     // as with the kernel's uprobes, a handler that moved ip has decided where the thread goes on
     const runs = armed && phase === 'pre' && !skip && regs[REG.ip] === BigInt(arm.address);
+    if (runs) regs[REG.ip] = BigInt(arm.slot); // where it is already
     if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
     if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
-    this.#runInstruction(thread, arm);
+    if (arm.want?.post === true) return this.#stepThrough(thread, arm);
+    this.#expectMapping(thread, arm);
+    this.#goOn(thread);
   }
 
   /** The stop after one step in a slot. */
@@ -562,12 +573,13 @@ export class Tracer implements StopListener {
     }
     thread.activity = IDLE;
     this.#arming.restoreMask(thread);
-    if (!post || arm.want === undefined) {
+    const want = this.#wantAt(thread, arm);
+    if (!post || want === undefined) {
       ptrace.pokeUser(thread.tid, USER_IP, end);
       return this.#goOn(thread);
     }
-    if (slot >= 0) return this.#hits.post(thread, arm, 'post', arm.want);
-    this.#report1(arm.want.site.id, thread, 'post', TOO_MANY);
+    if (slot >= 0) return this.#hits.post(thread, arm, 'post', want);
+    this.#report1(want.site.id, thread, 'post', TOO_MANY);
     ptrace.pokeUser(thread.tid, USER_IP, end);
     this.#goOn(thread);
   }
@@ -605,10 +617,9 @@ export class Tracer implements StopListener {
 
   /** The displaced instruction has raised a signal. Registers and siginfo are the program's own. */
   #instructionFaulted(thread: Thread, arm: Arm, signal: number): void {
-    const { want } = arm;
+    const want = this.#wantAt(thread, arm);
     const { scratch } = this.#tracees;
-    if (want?.fault !== true || !this.#isOwners(thread) || !this.#tracees.readInfo(thread))
-      return this.#deliver(thread, signal);
+    if (want?.fault !== true || !this.#tracees.readInfo(thread)) return this.#deliver(thread, signal);
     thread.savedInfo = scratch.info.slice();
     const raised = { signal, code: scratch.infoCode, address: scratch.infoTarget64 };
     thread.activity = IDLE;
@@ -659,7 +670,8 @@ export class Tracer implements StopListener {
     const entering = result === -38n; // -ENOSYS until the call has been made (entry_64.S)
     if (entering || (nr !== NR.mmap && nr !== NR.munmap)) return this.#tracees.resume(thread);
     thread.activity = IDLE;
-    this.#rearm(thread, result >= 0n ? thread.process.space.owner : undefined);
+    if (result >= 0n) this.#rearm(thread, thread.process.space);
+    else this.#goOn(thread);
   }
 
   // ---- hits that were not handled
@@ -670,10 +682,15 @@ export class Tracer implements StopListener {
       if (thread.activity.kind !== 'handlers') continue;
       const { arm, phase, others, signal } = thread.activity;
       if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
-      if (phase === 'pre') this.#runDisplaced(thread, arm);
-      else if (phase === 'return') this.#afterReturn(thread, arm, others, arm.address);
-      else if (phase === 'fault') this.#deliver(thread, signal);
-      else {
+      // before the instruction it is where it shall go on: at the slot, or at the place where that was disarmed
+      if (phase === 'pre') {
+        this.#expectMapping(thread, arm);
+        this.#goOn(thread);
+      } else if (phase === 'return') {
+        this.#afterReturn(thread, arm, others, arm.address);
+      } else if (phase === 'fault') {
+        this.#deliver(thread, signal);
+      } else {
         ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
         this.#goOn(thread);
       }
@@ -720,4 +737,20 @@ const MOST_RETRIES = 16;
 function mayRetry(thread: Thread, arm: Arm): boolean {
   if (thread.retried?.arm !== arm) thread.retried = { arm, times: 0 };
   return ++thread.retried.times <= MOST_RETRIES;
+}
+
+/** A process whose new mappings could not be armed goes on without; one that has ended needs no word. */
+function notArmed(process: Process, { code, message }: UprobeError): ArmReport[] {
+  if (process.threads.size === 0) return [];
+  const { pid, trees } = process;
+  const refusal = { code, reason: message };
+  const reports = [...process.wants.keys()].map((siteId): ArmReport => ({
+    siteId,
+    pid,
+    trees,
+    state: 'refused',
+    refusal,
+  }));
+  for (const report of reports) process.states.set(report.siteId, report);
+  return reports;
 }
