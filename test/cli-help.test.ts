@@ -44,6 +44,7 @@ function type(example: string, pid: number | undefined): Finished {
 
 /** What is to be seen, by a part of the example; the first that fits. */
 const SEEN: readonly (readonly [string, RegExp])[] = [
+  ["'libc:malloc%return' --args", /  libc\.so\.6:malloc%return  = 0x[0-9a-f]+  \S+ \S+  size=\d+ at=0x/],
   ['libc:malloc --args', /  libc\.so\.6:malloc  size=\d+\n/],
   ['bash:readline', /^uprobe: 0 lines$/m], // nobody types anything there
   ['bash:execute_command', /^uprobe: 0 lines$/m],

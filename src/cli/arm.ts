@@ -19,7 +19,7 @@ export interface ArmOptions {
   readonly deadline?: number | undefined;
   readonly ending: Ending;
   /** The handlers of a place; none: its hits are counted. */
-  handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler'>;
+  handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler' | 'returnHandler'>;
 }
 
 /** What the user asked for, armed. */
@@ -27,6 +27,17 @@ export interface ArmedPlace {
   /** At least one; several where a name stands for several functions (an ifunc), and for trees of processes. */
   readonly uprobes: readonly Uprobe[];
   readonly wanted: WantedPlace;
+}
+
+/** Calls that were left without returning: by longjmp, an exception, the end of their thread. */
+export const abandonedIn = (places: readonly ArmedPlace[]): bigint =>
+  places.flatMap((p) => p.uprobes).reduce((sum, u) => sum + u.nabandoned, 0n);
+
+/** A sentence for those, undefined where all have returned. */
+export function describeAbandoned(places: readonly ArmedPlace[]): string | undefined {
+  const abandoned = abandonedIn(places);
+  if (abandoned === 0n) return undefined;
+  return `${abandoned} call${abandoned === 1n ? '' : 's'} did not return`;
 }
 
 export interface Armed {
@@ -126,7 +137,7 @@ async function registerWhatCanBe(
 }
 
 function specsOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reached: Reached): UprobeSpec[] {
-  const { preHandler, postHandler } = options.handlers(wanted);
+  const { preHandler, postHandler, returnHandler } = options.handlers(wanted);
   return processesOf(options.whom, wanted.pids).map((processes) => ({
     ...wanted.place,
     pathname: wanted.pathname,
@@ -138,8 +149,7 @@ function specsOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reach
     onState: reached.watch(wanted),
     ...(preHandler && { preHandler }),
     ...(postHandler && { postHandler }),
-    // The library has its own word on return probes.
-    ...(wanted.isReturn && { returnHandler: () => undefined }),
+    ...(returnHandler && { returnHandler }),
     ...(options.deadline !== undefined && { deadline: options.deadline }),
   }));
 }

@@ -1,15 +1,16 @@
 /** `uprobe count`: how often each place is hit; live on a terminal, at the end a table or JSON lines. */
 import { isatty } from 'node:tty';
-import type { EngineName, Uprobe } from '../index.js';
+import type { EngineName, Uprobe, UprobeSpec } from '../index.js';
 import { jsonText } from '../base/escape.js';
 import { LineWriter } from '../outputs/line-writer.js';
 import { LiveLines } from '../outputs/live.js';
 import { table } from '../outputs/table.js';
-import { armPlaces } from './arm.js';
+import { abandonedIn, armPlaces, describeAbandoned } from './arm.js';
 import type { ArmedPlace } from './arm.js';
 import { Ending } from './ending.js';
-import { openOutput } from './output.js';
+import { note, openOutput } from './output.js';
 import { checkNamed, findPlaces } from './places.js';
+import type { WantedPlace } from './places.js';
 import { parseProbe } from './probe-spec.js';
 import { run } from './run.js';
 import { chooseTargets } from './targets.js';
@@ -51,16 +52,23 @@ export async function count(
       const { pids } = whom;
       const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
-      return armPlaces(found, { whom, engine, trustPlace, ending, handlers: () => ({}) });
+      return armPlaces(found, { whom, engine, trustPlace, ending, handlers });
     },
     started: (places) => live(places, fd, targets, options),
     finished: (places) => {
       const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
       for (const line of options.json === true ? jsonLines(places) : tableLines(places)) lines.line(line);
       lines.flush();
+      const abandoned = describeAbandoned(places);
+      if (abandoned !== undefined && options.json !== true) note(abandoned);
     },
   });
 }
+
+const NOTHING = { returnHandler: (): undefined => undefined };
+
+/** The engine counts arrivals by itself; of returns it tells. */
+const handlers = ({ isReturn }: WantedPlace): Pick<UprobeSpec, 'returnHandler'> => (isReturn ? NOTHING : {});
 
 /** What an ifunc may stand for is one probe, and so is one place in several trees of processes: all together. */
 const hitsOf = ({ uprobes }: ArmedPlace): bigint => uprobes.reduce((sum, u) => sum + u.nhits, 0n);
@@ -102,6 +110,7 @@ function* jsonLines(places: readonly ArmedPlace[]): Iterable<string> {
       // Below 2^53: at a microsecond a hit that is 285 years.
       hits: Number(hitsOf(place)),
       missed: Number(missedOf(place)),
+      ...(wanted.isReturn && { abandoned: Number(abandonedIn([place])) }),
       ...implementationsOf(uprobes),
     });
   }

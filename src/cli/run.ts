@@ -1,6 +1,6 @@
 /**
  * One run: start what shall be started, arm, wait for the end, take every probe away, and only then let go. What
- * `trace` and `count` have in common.
+ * `trace`, `count` and `run` have in common.
  */
 import { readFileSync } from 'node:fs';
 import type { Target } from '../index.js';
@@ -13,11 +13,16 @@ import { note } from './output.js';
 import { whomOf } from './targets.js';
 import type { Targets, Whom } from './targets.js';
 
+/** A command that stops before its first instruction. */
+export type Started = Pick<Target, 'pid' | 'exited' | 'resume' | 'kill'>;
+
 export interface RunSteps {
   readonly targets: Targets;
   /** Milliseconds. */
   readonly duration: number | undefined;
   readonly ending: Ending;
+  /** Who starts a command; left out, this thread, whose probes it is for. */
+  readonly start?: (command: string, args: readonly string[]) => Promise<Started>;
   /** Register everything, in these processes. */
   arm(whom: Whom): Promise<Armed>;
   /** Just before the processes go on; what it returns is called when the run has ended. */
@@ -34,7 +39,8 @@ const GRACE_MS = 200;
 export async function run(steps: RunSteps): Promise<number> {
   const { targets, ending } = steps;
   ending.catchSignals();
-  const target = targets.kind === 'command' ? await start(targets.command, targets.args) : undefined;
+  const target =
+    targets.kind === 'command' ? await (steps.start ?? start)(targets.command, targets.args) : undefined;
   const whom = whomOf(targets, target?.pid);
   const armed = await armOrUndo(steps, whom, target);
   if (armed === undefined) return statusOfNothing(await ending.promise);
@@ -52,14 +58,14 @@ export async function run(steps: RunSteps): Promise<number> {
 }
 
 /** The command gets our own descriptors: its input and output are its own. */
-const start = (command: string, args: readonly string[]): Promise<Target> =>
+const start = (command: string, args: readonly string[]): Promise<Started> =>
   spawnTarget(command, args, { stdio: 'inherit' });
 
 /** Undefined: the end came before everything was armed. */
 async function armOrUndo(
   steps: RunSteps,
   whom: Whom,
-  target: Target | undefined,
+  target: Started | undefined,
 ): Promise<Armed | undefined> {
   try {
     const armed = await steps.arm(whom);
@@ -75,12 +81,12 @@ async function armOrUndo(
 }
 
 /** A command that has not run one instruction is nobody's loss. */
-function abandon(target: Target | undefined): void {
+function abandon(target: Started | undefined): void {
   target?.kill('SIGKILL');
 }
 
 /** Whatever ends the run. Returns how to stop looking. */
-function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Target | undefined): () => void {
+function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Started | undefined): () => void {
   const { ending, duration } = steps;
   const timer =
     duration === undefined ? undefined : setTimeout(() => ending.end({ why: 'enough' }), duration);
@@ -101,7 +107,7 @@ function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Target | undef
 }
 
 /** Whether all of these have ended. */
-function noneLeft(pids: readonly number[]): () => boolean {
+export function noneLeft(pids: readonly number[]): () => boolean {
   const started = new Map(pids.map((pid) => [pid, startTime(pid)]));
   return () => {
     for (const [pid, time] of started) if (time === undefined || startTime(pid) !== time) started.delete(pid);
@@ -122,7 +128,7 @@ function startTime(pid: number): string | undefined {
 }
 
 /** How the command ended, if it has, or does within a moment. */
-async function endOf(target: Target, reason: Reason): Promise<Status | undefined> {
+async function endOf(target: Started, reason: Reason): Promise<Status | undefined> {
   if (reason.why === 'ended') return target.exited;
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<undefined>((resolve) => {

@@ -3,10 +3,10 @@
  * takes a tenth of a Node's memory and start; it becomes the guardian when our end of its pipe closes without a word.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, writeSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { ignoreChildStops } from '../../linux/child-stops.js';
-import { pipe } from '../../linux/fds.js';
+import { closeFd, pipe } from '../../linux/fds.js';
 import type { Ledger } from './ledger.js';
 
 const SHELL = '/bin/sh';
@@ -47,7 +47,7 @@ export class Guard {
       child.once('error', () => this.#ended(ours, this.#hasShell && !(this.#hasShell = false)));
       child.once('exit', () => this.#ended(ours, true));
     } finally {
-      closeSync(theirs);
+      closeFd(theirs);
     }
   }
 
@@ -68,7 +68,7 @@ export class Guard {
   /** Somebody has killed it. */
   #ended(itsPipe: number, again: boolean): void {
     if (this.#pipe !== itsPipe) return;
-    closeSync(itsPipe);
+    closeFd(itsPipe);
     this.#pipe = undefined;
     if (again && this.#starts < MOST_STARTS) this.#start();
   }
@@ -79,9 +79,9 @@ export class Guard {
     this.#pipe = undefined;
     if (ourPipe !== undefined) {
       if (this.ledger.isEmpty) this.#sayFarewell(ourPipe);
-      closeSync(ourPipe);
+      closeFd(ourPipe);
     }
-    if (!this.#dismissed) closeSync(this.ledgerFd);
+    if (!this.#dismissed) closeFd(this.ledgerFd);
     this.#dismissed = true;
   }
 

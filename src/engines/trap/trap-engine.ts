@@ -22,6 +22,7 @@ import {
   type RawHit,
   type SiteChange,
 } from '../engine.js';
+import { closeTracer } from './close-tracer.js';
 import {
   ARGS,
   AWAKE,
@@ -56,9 +57,10 @@ const NAP_MS = 5;
 const FAST_MS = 0.2;
 /** How long hits may keep the event loop waiting at a stretch, ms. */
 const STRETCH_MS = 2;
-const CLOSE_TIMEOUT = 5000;
 
 export interface TrapEngine extends Engine {
+  /** What another thread can close it by (closeTracerAt). */
+  readonly handle: number;
   spawn(program: SpawnRequest): Promise<Spawned>;
 }
 
@@ -109,6 +111,10 @@ class Trap implements TrapEngine {
     this.#guard = new Guard(ledger, fd);
     thread.start(this.#mailbox.address);
     this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
+  }
+
+  get handle(): number {
+    return this.#mailbox.address;
   }
 
   canArm(site: Parameters<Engine['canArm']>[0], consumers: readonly Consumer[]): Refusal | undefined {
@@ -212,14 +218,8 @@ class Trap implements TrapEngine {
   closeSync(): void {
     if (this.#closed) return;
     this.#closed = true;
-    const { words } = this.#mailbox;
-    Atomics.store(words, WORD.closeRequested, 1);
-    const limit = performance.now() + CLOSE_TIMEOUT;
-    while (Atomics.load(words, WORD.closed) === 0 && performance.now() < limit) {
-      this.#ring(REASON.command);
-      futexWait(this.#mailbox.wordAddress(WORD.closed), 0, 50);
-    }
-    if (Atomics.load(words, WORD.closed) !== 0) this.#guard.dismiss();
+    closeTracer(this.#mailbox, (reason) => this.#ring(reason));
+    if (Atomics.load(this.#mailbox.words, WORD.closed) !== 0) this.#guard.dismiss();
   }
 
   // ---- messages
