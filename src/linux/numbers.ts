@@ -41,6 +41,7 @@ export const ERRNO = {
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,
+  EFAULT: 14,
   EEXIST: 17,
 } as const;
 

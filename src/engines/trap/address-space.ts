@@ -20,8 +20,8 @@ const PAGE = 4096;
 /** Reach of a 32-bit displacement, less room for the largest module's own operands. */
 export const REACH = 0x7000_0000;
 
-/** Calls that change mappings, watched in the dynamic linker. */
-export type MappingCall = 'map' | 'unmap';
+/** Calls that change mappings, watched in the dynamic linker; and sigaction, in the C library. */
+export type WatchedCall = 'map' | 'unmap' | 'sigaction';
 
 /** One breakpoint in the text of this address space. */
 export interface Arm {
@@ -33,7 +33,7 @@ export interface Arm {
   readonly slot: number;
   /** What it is for: a site that is wanted, or the linker's system call. */
   want: Want | undefined;
-  readonly watch: MappingCall | undefined;
+  readonly watch: WatchedCall | undefined;
 }
 
 interface Area {
@@ -49,7 +49,7 @@ export interface ArmRequest {
   readonly bytes: Uint8Array;
   readonly template: SlotTemplate;
   readonly want: Want | undefined;
-  readonly watch: MappingCall | undefined;
+  readonly watch: WatchedCall | undefined;
 }
 
 /** Maps memory in the target: given by the tracer, which can make a thread of it do a system call. */

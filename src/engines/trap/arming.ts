@@ -13,7 +13,7 @@ import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
 import { uprootStub } from './call-stub.js';
 import { CARRIER_BYTES } from './carrier.js';
 import type { Ledger } from './ledger.js';
-import { linkerStubs } from './linker-watch.js';
+import { actionStubs, linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
 import { IDLE, type Process, type Thread } from './thread.js';
@@ -38,7 +38,7 @@ export class Arming {
     ledger?: Ledger,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
-    this.traps = new TrapActions(this.#remote, ledger);
+    this.traps = new TrapActions(tracees, this.#remote, ledger);
   }
 
   /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
@@ -80,6 +80,9 @@ export class Arming {
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
+    if (process.wants.size > 0)
+      for (const stub of actionStubs(space, maps))
+        if (!space.arms.has(stub.address)) requests.set(stub.address, stub);
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);

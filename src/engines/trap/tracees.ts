@@ -16,6 +16,7 @@ import { IDLE, Process, Thread, type Role } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
 export const REG = {
+  r11: 6,
   r10: 7,
   r9: 8,
   r8: 9,

@@ -16,6 +16,7 @@ import { Arming } from './arming.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { Ledger } from './ledger.js';
+import { STUB_LENGTH } from './linker-watch.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
 import type { Answer, Command, TracerChange, TracerConsumer } from './protocol.js';
 import { toPlain } from './protocol.js';
@@ -386,7 +387,7 @@ export class Tracer implements StopListener {
     if (slot >= 0 && !stepsItself && this.#onlyHandlers(thread, arm))
       return this.#hitToBeConfirmed(thread, arm, slot);
     if (this.#arming.breakpointInfo(thread)) this.#hit(thread, arm, slot);
-    else this.#tracees.resume(thread, SIG.trap);
+    else this.#arming.traps.deliver(thread, stepsItself);
   }
 
   /**
@@ -399,17 +400,20 @@ export class Tracer implements StopListener {
     if (this.#arming.breakpointInfo(thread)) return;
     this.#hits.drop(thread);
     ptrace.pokeUser(thread.tid, USER_IP, arm.address + 1);
-    this.#tracees.resume(thread, SIG.trap);
+    this.#arming.traps.deliver(thread, false);
   }
 
   /** A breakpoint that was taken out since the thread ran into it, or no breakpoint of ours. */
   #strangeTrap(thread: Thread, address: number): void {
-    const byte = thread.process.space.memory.read(address, 1);
-    if (byte !== undefined && byte[0] !== 0xcc && this.#arming.breakpointInfo(thread)) {
+    const bytes = thread.process.space.memory.read(address - 1, 2);
+    const isBreakpoint = this.#arming.breakpointInfo(thread);
+    // int3 is cc, or cd 03
+    const isThere = bytes === undefined || bytes[1] === 0xcc || (bytes[0] === 0xcd && bytes[1] === 3);
+    if (!isThere && isBreakpoint) {
       ptrace.pokeUser(thread.tid, USER_IP, address);
       return this.#goOn(thread);
     }
-    this.#tracees.resume(thread, SIG.trap);
+    this.#arming.traps.deliver(thread, isBreakpoint || this.#tracees.scratch.infoCode > 0);
   }
 
   /** Not a child's that shares the memory for a while. */
@@ -451,12 +455,16 @@ export class Tracer implements StopListener {
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    this.#expectMapping(thread, arm);
-    this.#goOnAt(thread, arm.slot);
+    if (this.#watch(thread, arm)) this.#goOn(thread);
+    else this.#goOnAt(thread, arm.slot);
   }
 
-  #expectMapping(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+  /** A system call that we watch. True when it has been made here, and the thread is behind it. */
+  #watch(thread: Thread, arm: Arm): boolean {
+    if (arm.watch === undefined) return false;
+    if (arm.watch === 'sigaction') return this.#arming.traps.emulate(thread, arm.address + STUB_LENGTH);
+    if (this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    return false;
   }
 
   #goOnAt(thread: Thread, ip: number): void {
@@ -482,7 +490,7 @@ export class Tracer implements StopListener {
     if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
     if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
     if (arm.want?.post === true) return this.#stepThrough(thread, arm);
-    this.#expectMapping(thread, arm);
+    this.#watch(thread, arm);
     this.#goOn(thread);
   }
 
@@ -586,7 +594,7 @@ export class Tracer implements StopListener {
       const { arm, phase } = thread.activity;
       if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
       // before the instruction it is where it shall go on: at the slot, or at the place where that was disarmed
-      if (phase === 'pre') this.#expectMapping(thread, arm);
+      if (phase === 'pre') this.#watch(thread, arm);
       else ptrace.pokeUser(thread.tid, USER_IP, this.#afterPost(thread, arm));
       this.#goOn(thread);
     }
