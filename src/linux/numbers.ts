@@ -29,6 +29,7 @@ export const NR = {
   tgkill: 234,
   waitid: 247,
   pipe2: 293,
+  rtTgsigqueueinfo: 297,
   memfdCreate: 319,
   clone3: 435,
 } as const;

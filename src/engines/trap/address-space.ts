@@ -20,8 +20,8 @@ const PAGE = 4096;
 /** Reach of a 32-bit displacement, less room for the largest module's own operands. */
 export const REACH = 0x7000_0000;
 
-/** Calls that change mappings, watched in the dynamic linker; and sigaction, in the C library. */
-export type WatchedCall = 'map' | 'unmap' | 'sigaction';
+/** Calls that change mappings, watched in the dynamic linker; those that concern SIGTRAP, in the C library. */
+export type WatchedCall = 'map' | 'unmap' | 'sigaction' | 'sigmask' | 'sigreturn';
 
 /** One breakpoint in the text of this address space. */
 export interface Arm {
@@ -69,6 +69,8 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
+  /** Whether it matters which threads block SIGTRAP: calls that change masks are watched. */
+  watchesMasks = false;
   /** Where a thread can make a system call for us. */
   callStub: CallStub | undefined;
   /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */

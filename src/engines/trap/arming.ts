@@ -13,11 +13,21 @@ import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
 import { uprootStub } from './call-stub.js';
 import { CARRIER_BYTES } from './carrier.js';
 import type { Ledger } from './ledger.js';
-import { actionStubs, linkerStubs } from './linker-watch.js';
+import { linkerStubs, signalStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
 import { IDLE, type Process, type Thread } from './thread.js';
-import { PLAIN_STOP, REG, USER_IP, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import {
+  PLAIN_STOP,
+  REG,
+  SIGINFO_BYTES,
+  USER_IP,
+  exited,
+  killed,
+  stopEvent,
+  stopSignal,
+  type Tracees,
+} from './tracees.js';
 import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
@@ -25,6 +35,10 @@ const MAX_STEPS = 4;
 /** Offset in struct user, for PTRACE_POKEUSER. */
 const USER_SP = REG.sp * 8;
 const SI_KERNEL = 0x80;
+const TRAP_TRACE = 2;
+const isBreakpointCode = (code: number): boolean => code === SI_KERNEL;
+/** TRAP_BRKPT: a step over a system call (arch/x86/kernel/ptrace.c, user_single_step_report). */
+const isStepCode = (code: number): boolean => code > 0 && code <= TRAP_TRACE;
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
 const MOST_QUEUED = 64;
 
@@ -77,11 +91,12 @@ export class Arming {
     const requests = new Map<number, ArmRequest>();
     if (!space.watched && process.wants.size > 0) {
       space.watched = true;
+      this.traps.lookAtMasks(space);
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
     if (process.wants.size > 0)
-      for (const stub of actionStubs(space, maps))
+      for (const stub of signalStubs(space, maps))
         if (!space.arms.has(stub.address)) requests.set(stub.address, stub);
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
@@ -161,13 +176,11 @@ export class Arming {
   #endStepping(thread: Thread): void {
     if (thread.activity.kind !== 'stepping') return;
     thread.activity = IDLE;
-    this.restoreMask(thread);
-    if (
-      thread.pending !== undefined &&
-      stopEvent(thread.pending) === 0 &&
-      stopSignal(thread.pending) === SIG.trap
-    )
+    const { pending } = thread;
+    if (pending !== undefined && stopEvent(pending) === 0 && stopSignal(pending) === SIG.trap)
       thread.pending = PLAIN_STOP;
+    else if (this.#trapQueued(thread, isStepCode)) this.#letTrapOut(thread);
+    this.restoreMask(thread);
   }
 
   restoreMask(thread: Thread): void {
@@ -230,7 +243,14 @@ export class Arming {
   #vacate(space: AddressSpace): void {
     const helpers = new Map<Process, Thread>();
     for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
+    const masked = [...helpers.values()].filter((helper) => this.traps.isIgnored(helper.process));
+    masked.forEach((helper) => this.#withoutSignals(helper));
     for (const helper of helpers.values()) this.traps.restore(helper);
+    this.#unmapAll(space, helpers);
+    masked.forEach((helper) => this.restoreMask(helper));
+  }
+
+  #unmapAll(space: AddressSpace, helpers: ReadonlyMap<Process, Thread>): void {
     const helper = helpers.values().next().value;
     if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
     const { carrier } = space;
@@ -242,6 +262,34 @@ export class Arming {
     for (const process of helpers.keys()) this.traps.forget(process);
   }
 
+  /**
+   * The signal that a thread is stopped for is delivered, and none comes after it before the thread's mask is restored. With a
+   * signal to deliver a call for us ends in a step, whose trap takes an action away that ignores it
+   * (kernel/signal.c, force_sig_info_to_task).
+   */
+  #withoutSignals(thread: Thread): void {
+    this.#deliverNow(thread);
+    const { scratch } = this.tracees;
+    if (thread.savedMask !== undefined || !ptrace.getSigMask(thread.tid, scratch.wordAddress)) return;
+    thread.savedMask = scratch.word[0]!;
+    scratch.word[0] = 0xffff_ffff_ffff_ffffn;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+  }
+
+  #deliverNow(thread: Thread): void {
+    const { bell } = this.tracees;
+    for (let i = 0; i < MOST_QUEUED && isAtSignal(thread); i++) {
+      const signal = this.#dueSignal(thread);
+      thread.savedInfo = undefined;
+      thread.interrupted = ptrace.interruptIfThere(thread.tid);
+      if (!ptrace.cont(thread.tid, signal) || bell.reap(thread.tid) !== thread.tid) return;
+      const { status } = bell;
+      if (exited(status) || killed(status)) throw ended(thread.process.pid);
+      thread.pending = status;
+      if (stopEvent(status) !== 0) thread.interrupted = false;
+    }
+  }
+
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
   #takeBack(thread: Thread): void {
     if (thread.activity.kind !== 'handlers') return;
@@ -249,6 +297,7 @@ export class Arming {
     if (!this.endHit(thread)) return;
     if (phase === 'pre') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
     thread.pending = PLAIN_STOP;
+    thread.savedInfo = undefined;
   }
 
   /** A thread that ran into a breakpoint which is gone now: back to its instruction. */
@@ -261,21 +310,25 @@ export class Arming {
     if (arm === undefined) return;
     if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
+      this.#reblock(thread, this.#waitingTrap(thread));
       thread.pending = PLAIN_STOP;
-    } else if (this.#trapQueued(thread)) {
+    } else if (this.#trapQueued(thread, arm.template.length > 1 ? () => true : isBreakpointCode)) {
       this.#letTrapOut(thread, before);
     }
   }
 
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
-  #letTrapOut(thread: Thread, address: number): void {
+  #letTrapOut(thread: Thread, address?: number): void {
     const { bell } = this.tracees;
     if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
     thread.pending = status;
     if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
-      ptrace.pokeUser(thread.tid, USER_IP, address);
+      if (address !== undefined) {
+        ptrace.pokeUser(thread.tid, USER_IP, address);
+        this.#reblock(thread, this.#waitingTrap(thread));
+      }
       thread.pending = PLAIN_STOP;
     }
     bell.consume(thread.tid);
@@ -291,8 +344,26 @@ export class Arming {
       return status;
     if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
     const address = Number(scratch.regs[REG.ip]) - 1;
-    if (!thread.process.space.arms.has(address) || !this.breakpointInfo(thread)) return status;
-    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
+    const arm = thread.process.space.arms.get(address);
+    if (arm === undefined) return status;
+    const isBreakpoint = this.breakpointInfo(thread);
+    if (!isBreakpoint && arm.template.length === 1) return status;
+    if (!ptrace.pokeUser(thread.tid, USER_IP, address)) return status;
+    this.#reblock(thread, isBreakpoint ? undefined : scratch.info.slice());
+    return PLAIN_STOP;
+  }
+
+  /** A signal that waited already for the thread to unblock it is what a breakpoint's stop tells of, not the breakpoint. */
+  #waitingTrap(thread: Thread): Uint8Array | undefined {
+    return this.breakpointInfo(thread) ? undefined : this.tracees.scratch.info.slice(0, SIGINFO_BYTES);
+  }
+
+  /** A breakpoint that means nothing any more has done the same to SIGTRAP as any other. */
+  #reblock(thread: Thread, waiting?: Uint8Array): void {
+    if (!ptrace.getSigMask(thread.tid, this.tracees.scratch.wordAddress) || !this.traps.mayBlock(thread))
+      return;
+    this.traps.hit(thread, this.tracees.scratch.word[0]!, waiting);
+    thread.savedInfo = undefined;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
@@ -306,14 +377,14 @@ export class Arming {
     return this.tracees.readInfo(thread) && this.tracees.scratch.infoCode === SI_KERNEL;
   }
 
-  #trapQueued(thread: Thread): boolean {
+  #trapQueued(thread: Thread, hasCode: (code: number) => boolean): boolean {
     const { scratch } = this.tracees;
     for (let at = 0; at < MOST_QUEUED; at++) {
       // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
       scratch.word[0] = BigInt(at);
       scratch.word[1] = 1n << 32n;
       if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-      if (scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL) return true;
+      if (scratch.infoSignal === SIG.trap && hasCode(scratch.infoCode)) return true;
     }
     return false;
   }
@@ -364,6 +435,9 @@ export class Arming {
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
+
+const isAtSignal = ({ pending, savedInfo, held }: Thread): boolean =>
+  pending === undefined || stopEvent(pending) === 0 || savedInfo !== undefined || held.length > 0;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {

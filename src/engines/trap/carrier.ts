@@ -35,7 +35,7 @@ const ALL = 0xffff_ffff_ffff_ffffn;
 const SI_CODE = 8;
 const UC_IP = 0xa8;
 const UC_FLAGS = 0xb0;
-const UC_MASK = 0x128;
+export const UC_MASK = 0x128;
 
 /** Offsets of the handler and of the restorer, and the code. rdi: signal, rsi: siginfo, rdx: ucontext. */
 function assemble(): { readonly bytes: Uint8Array; readonly handler: number; readonly restorer: number } {

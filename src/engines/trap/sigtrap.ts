@@ -6,11 +6,11 @@ import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
 import { ptrace } from '../../linux/ptrace.js';
 import type { AddressSpace } from './address-space.js';
-import { Carrier, SIG_DFL, SIG_IGN, type Action } from './carrier.js';
+import { Carrier, SIG_DFL, SIG_IGN, UC_MASK, type Action } from './carrier.js';
 import type { RemoteSyscalls } from './remote-syscall.js';
 import type { Ledger } from './ledger.js';
 import type { Process, Thread } from './thread.js';
-import { PLAIN_STOP, REG, type Tracees } from './tracees.js';
+import { PLAIN_STOP, REG, SIGINFO_BYTES, type Tracees } from './tracees.js';
 
 const PAGE = 4096;
 const ACTION_BYTES = 32;
@@ -19,10 +19,21 @@ const SET_BYTES = 8;
 /** Words of an action. */
 const FLAGS_WORD = 1;
 const MASK_WORD = 3;
+const SA_NODEFER = 0x4000_0000n;
 const SA_RESETHAND = 0x8000_0000n;
 /** SIGKILL and SIGSTOP. */
 const UNBLOCKABLE = (1n << BigInt(SIG.kill - 1)) | (1n << BigInt(SIG.stop - 1));
+const SIG_BLOCK = 0;
+const SIG_SETMASK = 2;
 const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
+
+const bit = (signal: number): bigint => 1n << BigInt(signal - 1);
+const FAULTS = bit(SIG.ill) | bit(SIG.fpe) | bit(SIG.segv) | bit(SIG.bus);
+const LOW_FAULTS = Number(FAULTS);
+const blocksFaults = (mask: bigint): boolean => (mask & FAULTS) === FAULTS;
+
+/** A set of signals in /proc/ID/status. */
+const signals = (id: number, field: string): bigint => BigInt(`0x${statusField(id, field) ?? '0'}`);
 
 export class TrapActions {
   constructor(
@@ -46,6 +57,119 @@ export class TrapActions {
         return true;
       }) ?? false
     );
+  }
+
+  /** Before anything is armed: who blocks SIGTRAP. */
+  lookAtMasks(space: AddressSpace): void {
+    for (const thread of space.threads) {
+      const mask = signals(thread.tid, 'SigBlk');
+      // one that blocks everything does so for a moment
+      thread.blocksTrap = (mask & TRAP_BIT) !== 0n && !blocksFaults(mask);
+      space.watchesMasks ||= thread.blocksTrap;
+    }
+    const pid = space.owner?.pid ?? space.pid;
+    space.watchesMasks ||= ((signals(pid, 'SigCgt') | signals(pid, 'SigIgn')) & TRAP_BIT) !== 0n;
+  }
+
+  /** Looked at in every hit, whose thread's mask is in the scratch: whether `hit` has anything to do. */
+  mayBlock(thread: Thread): boolean {
+    const { lowWord } = this.tracees.scratch;
+    return thread.blocksTrap || thread.trapMask !== undefined || (lowWord[0]! & LOW_FAULTS) === LOW_FAULTS;
+  }
+
+  /**
+   * A thread has run into a breakpoint, with this mask now. If it had blocked SIGTRAP, the kernel has unblocked it and taken
+   * our handler out (kernel/signal.c, force_sig_info_to_task): both are put back. The kernel does not tell; but who
+   * blocks even what cannot sensibly be blocked has blocked all signals. The thread must be where it shall go on.
+   */
+  hit(thread: Thread, mask: bigint, waiting?: Uint8Array): void {
+    if (!thread.blocksTrap && !blocksFaults(mask)) {
+      thread.trapMask = undefined;
+      return;
+    }
+    const { carrier } = thread.process.space;
+    if (carrier === undefined) return;
+    this.remote.unfiltered(thread, () => this.#set(thread, carrier.ours));
+    thread.trapMask = mask | TRAP_BIT;
+    this.#setMask(thread, thread.trapMask);
+    if (waiting !== undefined) this.#queue(thread, waiting);
+  }
+
+  /**
+   * A thread may send itself any signal with any siginfo (rt_sigqueueinfo(2)). The stop it is in has nothing to tell any more:
+   * without a step, for which SIGTRAP would be unblocked.
+   */
+  #queue(thread: Thread, info: Uint8Array): void {
+    const { process, tid } = thread;
+    const { pending } = thread;
+    thread.savedInfo = undefined;
+    thread.pending = PLAIN_STOP;
+    this.remote.unfiltered(thread, () =>
+      this.#withPage(thread, (page) => {
+        process.space.memory.write(page, info);
+        this.remote.call(thread, NR.rtTgsigqueueinfo, [process.pid, tid, SIG.trap, page]);
+      }),
+    );
+    thread.pending = pending;
+  }
+
+  /** A step of a thread that blocks SIGTRAP would do the same: it is unblocked until the thread's mask is restored. */
+  beforeSteps(thread: Thread): void {
+    if (thread.trapMask === undefined || thread.savedMask !== undefined) return;
+    thread.savedMask = thread.trapMask;
+    this.#setMask(thread, thread.trapMask & ~TRAP_BIT);
+  }
+
+  /** The stop after a step, which was not blocked: is it another SIGTRAP's that waited? */
+  afterStep(thread: Thread): void {
+    const { scratch } = this.tracees;
+    if (thread.trapMask === undefined || !this.tracees.readInfo(thread) || scratch.infoCode > 0) return;
+    thread.waitingTrap = scratch.info.slice(0, SIGINFO_BYTES);
+  }
+
+  /** The steps are over, and the mask is as it was. */
+  afterSteps(thread: Thread): void {
+    const { waitingTrap } = thread;
+    thread.waitingTrap = undefined;
+    if (waitingTrap !== undefined) this.#queue(thread, waitingTrap);
+  }
+
+  #setMask(thread: Thread, mask: bigint): void {
+    const { scratch } = this.tracees;
+    scratch.word[0] = mask;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+  }
+
+  /** The end of a handler brings back the mask that its frame has. */
+  followReturn(thread: Thread): void {
+    const { scratch } = this.tracees;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return;
+    const set = this.#setAt(thread, Number(scratch.regs[REG.sp]) + UC_MASK);
+    if (set !== undefined) thread.blocksTrap = (set & TRAP_BIT) !== 0n && !blocksFaults(set);
+  }
+
+  #setAt(thread: Thread, address: number): bigint | undefined {
+    const bytes = thread.process.space.memory.read(address, SET_BYTES);
+    return bytes && new DataView(bytes.buffer, bytes.byteOffset, SET_BYTES).getBigUint64(0, true);
+  }
+
+  /** The thread is about to change its mask. */
+  followMask(thread: Thread): void {
+    const { scratch } = this.tracees;
+    const { regs } = scratch;
+    if (!ptrace.getRegs(thread.tid, scratch.address) || regs[REG.si] === 0n) return;
+    const set = this.#setAt(thread, Number(regs[REG.si]));
+    if (set === undefined) return;
+    const has = (set & TRAP_BIT) !== 0n;
+    const how = Number(BigInt.asIntN(32, regs[REG.di]!));
+    if (how === SIG_SETMASK) thread.blocksTrap = has && !blocksFaults(set);
+    else if (has && how === SIG_BLOCK) thread.blocksTrap ||= !blocksFaults(set);
+    else if (has) thread.blocksTrap = false;
+  }
+
+  /** Its own action, which another one is in the place of, ignores it. */
+  isIgnored(process: Process): boolean {
+    return process.trapAction?.[0] === SIG_IGN;
   }
 
   /** The process has its own action again. */
@@ -119,6 +243,7 @@ export class TrapActions {
   #keepOwn(process: Process, action: Action): void {
     const { space } = process;
     process.trapAction = action;
+    space.watchesMasks ||= action[0] !== SIG_DFL;
     // a child that shares the memory for a while has actions of its own
     if (process === space.owner) space.carrier?.keepOwn(space.memory, action);
   }
@@ -147,6 +272,7 @@ export class TrapActions {
     thread.pending = status;
     this.remote.unfiltered(thread, () => this.#set(thread, carrier.ours));
     thread.pending = undefined;
+    if (status === PLAIN_STOP && (own[FLAGS_WORD]! & SA_NODEFER) === 0n) thread.blocksTrap = true;
     if (status === PLAIN_STOP) this.tracees.resume(thread);
     else this.tracees.listener.stopped(thread, status); // its stack could not take the frame
   }
@@ -157,8 +283,7 @@ export class TrapActions {
 
   /** Only of a handler there is more to know than /proc tells. */
   #present(thread: Thread): Action {
-    const has = (field: string): boolean =>
-      (BigInt(`0x${statusField(thread.process.pid, field) ?? '0'}`) & TRAP_BIT) !== 0n;
+    const has = (field: string): boolean => (signals(thread.process.pid, field) & TRAP_BIT) !== 0n;
     const simple = (handler: bigint): Action => BigUint64Array.of(handler, 0n, 0n, 0n);
     if (!has('SigCgt')) return simple(has('SigIgn') ? SIG_IGN : SIG_DFL);
     const asked = this.#withPage(thread, (page) => {

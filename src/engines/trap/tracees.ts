@@ -70,6 +70,8 @@ class Scratch {
   readonly info: Uint8Array;
   readonly #infoFields: DataView;
   readonly word: BigUint64Array;
+  /** The lower half of the first word. */
+  readonly lowWord: Uint32Array;
   constructor() {
     const region = mapRegion(4096);
     const { buffer } = region.bytes;
@@ -78,6 +80,7 @@ class Scratch {
     this.info = new Uint8Array(buffer, 512, SIGINFO_BYTES);
     this.#infoFields = new DataView(buffer, 512, SIGINFO_BYTES);
     this.word = new BigUint64Array(buffer, 1024, 2);
+    this.lowWord = new Uint32Array(buffer, 1024, 1);
   }
   /** si_code: who raised the signal; positive when it was the kernel, for something the thread did (sigaction(2)). */
   get infoCode(): number {
@@ -225,7 +228,7 @@ export class Tracees {
     const flags = this.#cloneFlags(parent);
     const { process } = parent;
     if ((flags & CLONE_THREAD) !== 0n) {
-      this.addThread(tid, process);
+      this.addThread(tid, process).blocksTrap = parent.blocksTrap;
     } else if ((flags & CLONE_VM) !== 0n) {
       this.#addProcess(tid, process.space, 'carried', process);
       if (event === EVENT.vfork) parent.inVfork = true;
@@ -284,6 +287,7 @@ export class Tracees {
     reported.pending = undefined;
     reported.inVfork = false;
     reported.savedMask = undefined;
+    reported.trapMask = undefined;
     this.listener.stopped(reported, status);
   }
 

@@ -41,6 +41,7 @@ const GROUP_STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, 
 const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
 /** Everything but what the instruction itself may raise: blocked while a thread is stepped out of its slot. */
 const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~(1n << BigInt(s - 1)), 0xffff_ffff_ffff_ffffn);
+const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 const TRAP_FLAG = 0x100n;
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
@@ -373,14 +374,20 @@ export class Tracer implements StopListener {
       return this.#stepped(thread, thread.activity.arm, thread.activity.post);
     const { space } = thread.process;
     const slot = this.#hits.nextSlot;
-    const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
+    const { scratch } = this.#tracees;
+    const regs = slot < 0 ? scratch.regs : this.mailbox.regs(slot);
     if (
-      !ptrace.getRegs(thread.tid, slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot))
+      !ptrace.getRegsAndMask(
+        thread.tid,
+        slot < 0 ? scratch.address : this.mailbox.regsAddress(slot),
+        scratch.wordAddress,
+      )
     )
       return;
     const address = Number(regs[REG.ip]) - 1;
     const arm = space.arms.get(address);
     if (arm === undefined) return this.#strangeTrap(thread, address);
+    if (this.#arming.traps.mayBlock(thread)) return this.#hitUnblocking(thread, arm, slot);
     if (arm.template.length > 1) return this.#hit(thread, arm, slot);
     // one byte behind a one-byte instruction a thread may be for other reasons: a step of its own, a signal sent to it
     const stepsItself = (regs[REG.flags]! & TRAP_FLAG) !== 0n;
@@ -401,6 +408,23 @@ export class Tracer implements StopListener {
     this.#hits.drop(thread);
     ptrace.pokeUser(thread.tid, USER_IP, arm.address + 1);
     this.#arming.traps.deliver(thread, false);
+  }
+
+  /**
+   * A hit in a thread that seems to have blocked SIGTRAP. If one was waiting for it to be unblocked, that is what the stop
+   * tells of instead (a signal does not wait twice), and it has to wait on.
+   */
+  #hitUnblocking(thread: Thread, arm: Arm, slot: number): void {
+    const mask = this.#tracees.scratch.word[0]!;
+    const isBreakpoint = this.#arming.breakpointInfo(thread);
+    if (!isBreakpoint && arm.template.length === 1) return this.#arming.traps.deliver(thread, false);
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    this.#arming.traps.hit(
+      thread,
+      mask,
+      isBreakpoint ? undefined : this.#tracees.scratch.info.slice(0, SIGINFO_BYTES),
+    );
+    this.#hit(thread, arm, slot);
   }
 
   /** A breakpoint that was taken out since the thread ran into it, or no breakpoint of ours. */
@@ -449,21 +473,27 @@ export class Tracer implements StopListener {
   }
 
   #stepThrough(thread: Thread, arm: Arm): void {
+    this.#arming.traps.beforeSteps(thread);
     thread.activity = { kind: 'stepping', arm, post: true };
     this.#tracees.step(thread);
   }
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    if (this.#watch(thread, arm)) this.#goOn(thread);
-    else this.#goOnAt(thread, arm.slot);
+    const mattered = thread.process.space.watchesMasks;
+    if (!this.#watch(thread, arm)) this.#goOnAt(thread, arm.slot);
+    else if (mattered === thread.process.space.watchesMasks) this.#goOn(thread);
+    else this.#rearm(thread, thread.process.space.owner);
   }
 
   /** A system call that we watch. True when it has been made here, and the thread is behind it. */
   #watch(thread: Thread, arm: Arm): boolean {
     if (arm.watch === undefined) return false;
-    if (arm.watch === 'sigaction') return this.#arming.traps.emulate(thread, arm.address + STUB_LENGTH);
-    if (this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+    const { traps } = this.#arming;
+    if (arm.watch === 'sigaction') return traps.emulate(thread, arm.address + STUB_LENGTH);
+    if (arm.watch === 'sigmask') traps.followMask(thread);
+    else if (arm.watch === 'sigreturn') traps.followReturn(thread);
+    else if (this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
     return false;
   }
 
@@ -496,6 +526,7 @@ export class Tracer implements StopListener {
 
   /** The stop after one step in a slot. */
   #stepped(thread: Thread, arm: Arm, post: boolean): void {
+    this.#arming.traps.afterStep(thread);
     const slot = this.#hits.nextSlot;
     const address = slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot);
     const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
@@ -512,6 +543,7 @@ export class Tracer implements StopListener {
     }
     thread.activity = IDLE;
     this.#arming.restoreMask(thread);
+    this.#arming.traps.afterSteps(thread);
     if (!post || arm.want === undefined) {
       ptrace.pokeUser(thread.tid, USER_IP, end);
       return this.#goOn(thread);
@@ -565,7 +597,7 @@ export class Tracer implements StopListener {
       thread.held.push({ signal, info: scratch.info.slice(0, SIGINFO_BYTES) });
     if (thread.savedMask === undefined && ptrace.getSigMask(thread.tid, scratch.wordAddress)) {
       thread.savedMask = scratch.word[0]!;
-      scratch.word[0] = thread.savedMask | ALL_BUT_FAULTS;
+      scratch.word[0] = (thread.savedMask | ALL_BUT_FAULTS) & ~TRAP_BIT;
       ptrace.setSigMask(thread.tid, scratch.wordAddress);
     }
     const post = thread.activity.kind === 'stepping' && thread.activity.post;
