@@ -29,6 +29,7 @@ export const NR = {
   tgkill: 234,
   waitid: 247,
   pipe2: 293,
+  rtTgsigqueueinfo: 297,
   kcmp: 312,
   memfdCreate: 319,
   clone3: 435,
@@ -43,6 +44,7 @@ export const ERRNO = {
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,
+  EFAULT: 14,
   EEXIST: 17,
 } as const;
 

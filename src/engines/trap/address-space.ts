@@ -22,8 +22,8 @@ const MAX_ADDRESS = BigInt(Number.MAX_SAFE_INTEGER);
 /** Reach of a 32-bit displacement, less room for the largest module's own operands. */
 export const REACH = 0x7000_0000;
 
-/** Calls that change mappings, watched in the dynamic linker. */
-export type MappingCall = 'map' | 'unmap';
+/** Calls that change mappings, watched in the dynamic linker; those that concern SIGTRAP, in the C library. */
+export type WatchedCall = 'map' | 'unmap' | 'sigaction' | 'sigmask' | 'sigreturn';
 
 /** One breakpoint in the text of this address space. */
 export interface Arm {
@@ -38,7 +38,7 @@ export interface Arm {
    * of them: what a hit means is up to the process (`Process.wants`).
    */
   want: Want | undefined;
-  readonly watch: MappingCall | undefined;
+  readonly watch: WatchedCall | undefined;
   /** Functions (by their sites) whose calls return here. */
   returns: Set<number> | undefined;
 }
@@ -60,7 +60,7 @@ export interface ArmRequest {
   readonly bytes: Uint8Array;
   readonly template: SlotTemplate;
   readonly want: Want | undefined;
-  readonly watch: MappingCall | undefined;
+  readonly watch: WatchedCall | undefined;
   readonly returns?: Set<number> | undefined;
 }
 
@@ -93,10 +93,14 @@ export class AddressSpace {
   isBehind = false;
   /** A process has left it while it was frozen: whether anybody still wants it is to be asked when it thaws. */
   wasLeft = false;
+  /** Whether it matters which threads block SIGTRAP: calls that change masks are watched. */
+  watchesMasks = false;
   /** Where a thread can make a system call for us. */
   callStub: CallStub | undefined;
   /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
   carrier: Carrier | undefined;
+  /** The process whose own action for SIGTRAP the carrier knows. */
+  principal: Process | undefined;
   /** Its threads have shadow stacks, which only true calls write. */
   shadowStacks = false;
 
@@ -336,6 +340,8 @@ export class AddressSpace {
     for (const area of parent.#areas) this.#areas.push({ ...area, free: [...area.free] });
     this.callStub = parent.callStub;
     this.carrier = parent.carrier?.copy();
+    this.principal = child;
+    this.watchesMasks = parent.watchesMasks;
     this.watched = parent.watched;
     this.traceSyscalls = parent.traceSyscalls;
   }

@@ -15,7 +15,7 @@ import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-
 import { uprootStub } from './call-stub.js';
 import { CARRIER_BYTES } from './carrier.js';
 import type { Ledger } from './ledger.js';
-import { linkerStubs } from './linker-watch.js';
+import { linkerStubs, signalStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
 import { leaveSlot, translateInfo } from './slot-exit.js';
@@ -23,6 +23,7 @@ import { IDLE, type Process, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
   REG,
+  SIGINFO_BYTES,
   USER_IP,
   exited,
   killed,
@@ -55,7 +56,7 @@ export class Arming {
     ledger?: Ledger,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
-    this.traps = new TrapActions(this.#remote, ledger);
+    this.traps = new TrapActions(tracees, this.#remote, ledger);
   }
 
   /**
@@ -117,9 +118,13 @@ export class Arming {
       space.watched = true;
       // arch/x86/kernel/cpu/proc.c, dump_x86_features
       space.shadowStacks = statusField(space.shownBy, 'x86_Thread_features')?.includes('shstk') === true;
+      this.traps.lookAtMasks(space);
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
+    if (space.isWanted)
+      for (const stub of signalStubs(space, maps))
+        if (!space.arms.has(stub.address)) requests.set(stub.address, stub);
     const returnsTo = (process: Process, siteId: number): boolean =>
       process.wants.get(siteId)?.return === true;
     space.calls.remove((c) => !returnsTo(c.process, c.siteId));
@@ -132,6 +137,8 @@ export class Arming {
       if (!isUsed(arm)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
+    for (const thread of space.threads)
+      if (isFree(thread) && thread.process.role !== 'leaving') this.traps.join(thread);
     for (const [address, want] of wanted) {
       if (space.arms.has(address)) continue;
       // a linker stub that is wanted by a uprobe too becomes one breakpoint with both uses
@@ -327,7 +334,14 @@ export class Arming {
   #vacate(space: AddressSpace): void {
     const helpers = new Map<Process, Thread>();
     for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
+    const masked = [...helpers.values()].filter((helper) => this.traps.isIgnored(helper.process));
+    masked.forEach((helper) => this.#withoutSignals(helper));
     for (const helper of helpers.values()) this.traps.restore(helper);
+    this.#unmapAll(space, helpers);
+    masked.forEach((helper) => this.restoreMask(helper));
+  }
+
+  #unmapAll(space: AddressSpace, helpers: ReadonlyMap<Process, Thread>): void {
     const helper = helpers.values().next().value;
     if (helper === undefined || space.inUse) return;
     if ([...space.threads].some((t) => t.process.trapAction !== undefined)) return;
@@ -340,6 +354,34 @@ export class Arming {
     for (const process of helpers.keys()) this.traps.forget(process);
   }
 
+  /**
+   * The signal that a thread is stopped for is delivered, and none comes after it before the thread's mask is restored. With a
+   * signal to deliver a call for us ends in a step, whose trap takes an action away that ignores it
+   * (kernel/signal.c, force_sig_info_to_task).
+   */
+  #withoutSignals(thread: Thread): void {
+    this.#deliverNow(thread);
+    const { scratch } = this.tracees;
+    if (thread.savedMask !== undefined || !ptrace.getSigMask(thread.tid, scratch.wordAddress)) return;
+    thread.savedMask = scratch.word[0]!;
+    scratch.word[0] = 0xffff_ffff_ffff_ffffn;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+  }
+
+  #deliverNow(thread: Thread): void {
+    const { bell } = this.tracees;
+    for (let i = 0; i < MOST_QUEUED && isAtSignal(thread); i++) {
+      const signal = this.#dueSignal(thread);
+      thread.savedInfo = undefined;
+      thread.interrupted = ptrace.interruptIfThere(thread.tid);
+      if (!ptrace.cont(thread.tid, signal) || bell.reap(thread.tid) !== thread.tid) return;
+      const { status } = bell;
+      if (exited(status) || killed(status)) throw ended(thread.process.pid);
+      thread.pending = status;
+      if (stopEvent(status) !== 0) thread.interrupted = false;
+    }
+  }
+
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
   #takeBack(thread: Thread): void {
     if (thread.activity.kind !== 'handlers') return;
@@ -347,6 +389,7 @@ export class Arming {
     if (!this.endHit(thread)) return;
     if (phase === 'pre' || phase === 'return') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
     thread.pending = phase === 'fault' ? signalStop(signal) : PLAIN_STOP;
+    if (phase !== 'fault') thread.savedInfo = undefined;
   }
 
   /** A thread that ran into a breakpoint which is gone now: back to its instruction. */
@@ -359,8 +402,9 @@ export class Arming {
     if (arm === undefined) return;
     if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
+      this.#reblock(thread, this.#waitingTrap(thread));
       thread.pending = PLAIN_STOP;
-    } else if (this.#queued(thread, isBreakpoint)) {
+    } else if (this.#queued(thread, arm.template.length > 1 ? isTrap : isBreakpoint)) {
       this.#letTrapOut(thread, before);
     }
   }
@@ -371,6 +415,7 @@ export class Arming {
       const { pending } = thread;
       if (pending === undefined || stopEvent(pending) !== 0 || stopSignal(pending) !== SIG.trap) return;
       ptrace.pokeUser(thread.tid, USER_IP, address);
+      this.#reblock(thread, this.#waitingTrap(thread));
       thread.pending = PLAIN_STOP;
     });
   }
@@ -409,8 +454,26 @@ export class Arming {
       return status;
     if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
     const address = Number(scratch.regs[REG.ip]) - 1;
-    if (!thread.process.space.arms.has(address) || !this.breakpointInfo(thread)) return status;
-    return ptrace.pokeUser(thread.tid, USER_IP, address) ? PLAIN_STOP : status;
+    const arm = thread.process.space.arms.get(address);
+    if (arm === undefined) return status;
+    const isBreakpoint = this.breakpointInfo(thread);
+    if (!isBreakpoint && arm.template.length === 1) return status;
+    if (!ptrace.pokeUser(thread.tid, USER_IP, address)) return status;
+    this.#reblock(thread, isBreakpoint ? undefined : scratch.info.slice());
+    return PLAIN_STOP;
+  }
+
+  /** A signal that waited already for the thread to unblock it is what a breakpoint's stop tells of, not the breakpoint. */
+  #waitingTrap(thread: Thread): Uint8Array | undefined {
+    return this.breakpointInfo(thread) ? undefined : this.tracees.scratch.info.slice(0, SIGINFO_BYTES);
+  }
+
+  /** A breakpoint that means nothing any more has done the same to SIGTRAP as any other. */
+  #reblock(thread: Thread, waiting?: Uint8Array): void {
+    if (!ptrace.getSigMask(thread.tid, this.tracees.scratch.wordAddress) || !this.traps.mayBlock(thread))
+      return;
+    this.traps.hit(thread, this.tracees.scratch.word[0]!, waiting);
+    thread.savedInfo = undefined;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
@@ -452,8 +515,9 @@ export class Arming {
     if (space.isOccupied && space.arms.size === 0 && !thread.running) {
       try {
         this.#vacate(space); // a child's copy of our memory
-      } catch {
-        return; // it has just ended
+      } catch (e) {
+        if (this.tracees.threads.get(thread.tid) !== thread) return; // it has just ended
+        if (!(e instanceof ProcessError)) throw e; // our memory stays in it: nothing runs there any more
       }
     }
     this.restoreMask(thread);
@@ -498,8 +562,11 @@ function stillReturning(
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
 
+const isTrap = (signal: number): boolean => signal === SIG.trap;
 const isBreakpoint = (signal: number, code: number): boolean => signal === SIG.trap && code === SI_KERNEL;
 const isRaised = (signal: number, code: number): boolean => FAULTS.has(signal) && code > 0;
+const isAtSignal = ({ pending, savedInfo, held }: Thread): boolean =>
+  pending === undefined || stopEvent(pending) === 0 || savedInfo !== undefined || held.length > 0;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {

@@ -35,7 +35,7 @@ const ALL = 0xffff_ffff_ffff_ffffn;
 const SI_CODE = 8;
 const UC_IP = 0xa8;
 const UC_FLAGS = 0xb0;
-const UC_MASK = 0x128;
+export const UC_MASK = 0x128;
 
 /** Offsets of the handler and of the restorer, and the code. rdi: signal, rsi: siginfo, rdx: ucontext. */
 function assemble(): { readonly bytes: Uint8Array; readonly handler: number; readonly restorer: number } {
@@ -213,6 +213,10 @@ export class Carrier {
     if (!memory.write(this.base, page)) throw new Error('the memory of the carrier cannot be written');
   }
 
+  /** The address of the handler, as the kernel has it. */
+  get handler(): bigint {
+    return BigInt(this.base + (assembled ??= assemble()).handler);
+  }
   get ours(): number {
     return this.base + HEADER.ours;
   }

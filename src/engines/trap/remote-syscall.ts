@@ -11,6 +11,7 @@ import { REACH, type AddressSpace } from './address-space.js';
 import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
 import type { Thread } from './thread.js';
 import {
+  PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
   TRAP_FLAG,
@@ -161,6 +162,23 @@ export class RemoteSyscalls {
       return body();
     } finally {
       ptrace.setOptions(thread.tid, this.tracees.options);
+    }
+  }
+
+  /**
+   * Deliver the signal that a thread is stopped for, as far as the first instruction of its handler. Returns the stop it is
+   * in then; undefined when it has ended.
+   */
+  deliver(thread: Thread, signal: number): number | undefined {
+    if (thread.savedInfo !== undefined) this.tracees.setInfo(thread, thread.savedInfo);
+    thread.savedInfo = undefined;
+    try {
+      const status = this.#nextStop(thread, ptrace.step(thread.tid, signal));
+      // kernel/signal.c, signal_delivered(): ptrace_notify(SIGTRAP), which is no signal
+      return stopEvent(status) === 0 && stopSignal(status) === SIG.trap ? PLAIN_STOP : status;
+    } catch (e) {
+      if (this.tracees.threads.get(thread.tid) !== thread) return undefined;
+      throw e;
     }
   }
 

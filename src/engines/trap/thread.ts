@@ -62,6 +62,12 @@ export class Thread {
   retried: { readonly arm: Arm; times: number } | undefined;
   /** Stopped inside a system call (fork, exec), whose result is not in its registers yet. */
   inCall = false;
+  /** It blocks SIGTRAP, as far as it has been seen to do so. */
+  blocksTrap = false;
+  /** At its last hit it blocked SIGTRAP, which that hit has unblocked: the mask it had. */
+  trapMask: bigint | undefined;
+  /** A SIGTRAP that waited for it to be unblocked and came out in a step of ours: it has to wait again. */
+  waitingTrap: Uint8Array | undefined;
   /** In vfork(2): it runs nothing, and answers nothing, until its child lets go of the memory. */
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */

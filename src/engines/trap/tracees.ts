@@ -87,6 +87,8 @@ class Scratch {
   readonly info: Uint8Array;
   readonly #infoFields: DataView;
   readonly word: BigUint64Array;
+  /** The lower half of the first word. */
+  readonly lowWord: Uint32Array;
   constructor() {
     const region = mapRegion(4096);
     const { buffer } = region.bytes;
@@ -95,6 +97,7 @@ class Scratch {
     this.info = new Uint8Array(buffer, 512, SIGINFO_BYTES);
     this.#infoFields = new DataView(buffer, 512, SIGINFO_BYTES);
     this.word = new BigUint64Array(buffer, 1024, 2);
+    this.lowWord = new Uint32Array(buffer, 1024, 1);
   }
   /** si_code: who raised the signal; positive when it was the kernel, for something the thread did (sigaction(2)). */
   get infoCode(): number {
@@ -281,7 +284,10 @@ export class Tracees {
       this.#adoptFork(tid, process, process.space, parent.tid);
     }
     const made = this.threads.get(tid);
-    if (made !== undefined) made.activity = activity;
+    if (made !== undefined) {
+      made.activity = activity;
+      made.blocksTrap = parent.blocksTrap;
+    }
     const early = this.#orphans.announced(tid);
     if (early !== undefined) this.#dispatch(tid, early);
   }
@@ -393,6 +399,7 @@ export class Tracees {
     reported.pending = undefined;
     reported.inVfork = false;
     reported.savedMask = undefined;
+    reported.trapMask = undefined;
     if (old.threads.size === 0) old.close();
     else this.listener.memoryLeft(old);
     this.listener.stopped(reported, status);
@@ -435,8 +442,12 @@ export class Tracees {
 
   /** A memory of its own, or that of a process which we trace already. */
   #spaceOf(pid: number): AddressSpace {
-    for (const process of this.processes.values())
-      if (process.role !== 'leaving' && shareMemory(pid, process.pid)) return process.space;
+    for (const { pid: other, space } of this.processes.values()) {
+      if (!shareMemory(pid, other)) continue;
+      // who was about to be let go is carried over what is armed again
+      for (const process of space.processes()) if (process.role === 'leaving') process.role = 'carried';
+      return space;
+    }
     return new AddressSpace(pid);
   }
 

@@ -14,12 +14,13 @@ import { statusField } from '../../linux/proc-status.js';
 import type { SlotStop } from '../../arch/arch.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
-import type { AddressSpace, Arm } from './address-space.js';
+import type { AddressSpace, Arm, WatchedCall } from './address-space.js';
 import { Arming, FAULTS, SI_KERNEL, TRAP_BRKPT, TRAP_TRACE } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
 import { Ledger } from './ledger.js';
+import { STUB_LENGTH } from './linker-watch.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
 import { Demand } from './demand.js';
 import { News } from './news.js';
@@ -53,6 +54,7 @@ const IGNORED_BY_DEFAULT: ReadonlySet<number> = new Set([SIG.chld, 18, 23, 28]);
 /** ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h): a system call that a signal broke off. */
 const RESTARTS: ReadonlySet<bigint> = new Set([-512n, -513n, -514n, -516n]);
 const ALWAYS_RESTARTS = -513n;
+const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
 const SPIN_MS = 0.05;
@@ -351,7 +353,13 @@ export class Tracer implements StopListener {
     const held = thread.held.shift();
     if (held === undefined) return this.#tracees.resume(thread);
     thread.savedInfo = held.info;
-    this.#tracees.resume(thread, held.signal);
+    this.#resumeWith(thread, held.signal);
+  }
+
+  /** With the signal that the thread is stopped for. SIGTRAP meets the program's own action, not ours. */
+  #resumeWith(thread: Thread, signal: number): void {
+    if (signal !== SIG.trap || thread.process.space.frozen > 0) return this.#tracees.resume(thread, signal);
+    this.#arming.traps.deliver(thread, this.#tracees.readInfo(thread) && this.#tracees.scratch.infoCode > 0);
   }
 
   /** New memory: nothing of ours is in it. What is wanted of the process is armed again before it runs. */
@@ -402,21 +410,27 @@ export class Tracer implements StopListener {
     if (thread.activity.kind === 'stepping' && this.#steppingTrapped(thread, thread.activity)) return;
     const { space } = thread.process;
     const slot = this.#hits.nextSlot;
-    const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
+    const { scratch } = this.#tracees;
+    const regs = slot < 0 ? scratch.regs : this.mailbox.regs(slot);
     if (
-      !ptrace.getRegs(thread.tid, slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot))
+      !ptrace.getRegsAndMask(
+        thread.tid,
+        slot < 0 ? scratch.address : this.mailbox.regsAddress(slot),
+        scratch.wordAddress,
+      )
     )
       return;
     const address = Number(regs[REG.ip]) - 1;
     const arm = space.arms.get(address);
     if (arm === undefined) return this.#strangeTrap(thread, address);
+    if (this.#arming.traps.mayBlock(thread)) return this.#hitUnblocking(thread, arm, slot);
     if (arm.template.length > 1) return this.#hit(thread, arm, slot);
     // one byte behind a one-byte instruction a thread may be for other reasons: a step of its own, a signal sent to it
     const stepsItself = (regs[REG.flags]! & TRAP_FLAG) !== 0n;
     if (slot >= 0 && !stepsItself && this.#onlyHandlers(thread, arm))
       return this.#hitToBeConfirmed(thread, arm, slot);
     if (this.#arming.breakpointInfo(thread)) this.#hit(thread, arm, slot);
-    else this.#tracees.resume(thread, SIG.trap);
+    else this.#arming.traps.deliver(thread, stepsItself);
   }
 
   /**
@@ -429,7 +443,24 @@ export class Tracer implements StopListener {
     if (this.#arming.breakpointInfo(thread)) return;
     this.#hits.drop(thread);
     ptrace.pokeUser(thread.tid, USER_IP, arm.address + 1);
-    this.#tracees.resume(thread, SIG.trap);
+    this.#arming.traps.deliver(thread, false);
+  }
+
+  /**
+   * A hit in a thread that seems to have blocked SIGTRAP. If one was waiting for it to be unblocked, that is what the stop
+   * tells of instead (a signal does not wait twice), and it has to wait on.
+   */
+  #hitUnblocking(thread: Thread, arm: Arm, slot: number): void {
+    const mask = this.#tracees.scratch.word[0]!;
+    const isBreakpoint = this.#arming.breakpointInfo(thread);
+    if (!isBreakpoint && arm.template.length === 1) return this.#arming.traps.deliver(thread, false);
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    this.#arming.traps.hit(
+      thread,
+      mask,
+      isBreakpoint ? undefined : this.#tracees.scratch.info.slice(0, SIGINFO_BYTES),
+    );
+    this.#hit(thread, arm, slot);
   }
 
   /** A SIGTRAP that comes while we step. False: the step ran into a breakpoint of ours. */
@@ -442,22 +473,25 @@ export class Tracer implements StopListener {
       this.#arming.restoreMask(thread);
       return false;
     }
-    if (code === TRAP_TRACE || (code === TRAP_BRKPT && !raisesTrap)) this.#stepped(thread, step);
+    const isWaiting = code <= 0 && thread.trapMask !== undefined; // one that waited took the place of the step's own
+    if (code === TRAP_TRACE || (code === TRAP_BRKPT && !raisesTrap) || isWaiting) this.#stepped(thread, step);
     else this.#signalled(thread, SIG.trap);
     return true;
   }
 
   /** A breakpoint that was taken out since the thread ran into it, or no breakpoint of ours. */
   #strangeTrap(thread: Thread, address: number): void {
-    const inside = thread.process.space.inSlot(address + 1);
+    const { space } = thread.process;
+    const inside = space.inSlot(address + 1);
     if (inside !== undefined) return this.#trappedInSlot(thread, inside.arm, inside.at);
-    const byte = thread.process.space.memory.read(address, 1);
-    const wasOurs = byte !== undefined && byte[0] !== 0xcc && thread.process.space.wasArmed(address);
-    if (wasOurs && this.#arming.breakpointInfo(thread)) {
+    const byte = space.memory.read(address, 1);
+    const wasOurs = byte !== undefined && byte[0] !== 0xcc && space.wasArmed(address);
+    const isBreakpoint = this.#arming.breakpointInfo(thread);
+    if (wasOurs && isBreakpoint) {
       ptrace.pokeUser(thread.tid, USER_IP, address);
       return this.#goOn(thread);
     }
-    this.#tracees.resume(thread, SIG.trap);
+    this.#arming.traps.deliver(thread, isBreakpoint || this.#tracees.scratch.infoCode > 0);
   }
 
   /** A program that steps itself has come to a stop in a slot; or its own breakpoint has run there. */
@@ -470,7 +504,7 @@ export class Tracer implements StopListener {
     leaveSlot(this.#tracees, thread, arm, stop);
     if (stop.silent) return this.#goOn(thread);
     if (translateInfo(this.#tracees, arm)) this.#tracees.writeInfo(thread);
-    this.#tracees.resume(thread, SIG.trap);
+    this.#arming.traps.deliver(thread, true);
   }
 
   /** What a hit means is up to the process: others that share the memory may want other things, or nothing. */
@@ -564,8 +598,8 @@ export class Tracer implements StopListener {
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
     if (arm.template.inPlace || thread.held.length > 0) return this.#runStepped(thread, arm, false);
-    this.#noteMappingCall(thread, arm);
-    this.#tracees.resumeAt(thread, arm.slot);
+    if (arm.watch === undefined) return this.#tracees.resumeAt(thread, arm.slot);
+    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#goThrough(thread, arm);
   }
 
   /** The instruction, step by step: for who wants to know when it has ended, or because signals wait for that. */
@@ -578,9 +612,9 @@ export class Tracer implements StopListener {
     // nothing comes after rt_sigreturn; and the step would take the trap flag that it loads for ours
     if (entersKernel && scratch.regs[REG.ax] === BigInt(NR.rtSigreturn))
       return this.#goOnAt(thread, arm.slot);
-    this.#noteMappingCall(thread, arm);
-    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
     const traced = (scratch.regs[REG.flags]! & TRAP_FLAG) !== 0n;
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot) || this.#watched(thread, arm)) return;
+    this.#arming.traps.beforeSteps(thread);
     thread.activity = { kind: 'stepping', arm, post, traced };
     this.#step(thread, thread.activity);
   }
@@ -590,16 +624,32 @@ export class Tracer implements StopListener {
     else this.#tracees.step(thread);
   }
 
-  #noteMappingCall(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.inMappingCall = true;
+  /** A system call that we watch. True when it has been made here, and the thread has gone on behind it. */
+  #watched(thread: Thread, arm: Arm): boolean {
+    if (arm.watch === undefined) return false;
+    const { space } = thread.process;
+    const mattered = space.watchesMasks;
+    if (!this.#watch(thread, arm, arm.watch)) return false;
+    if (mattered === space.watchesMasks) this.#goOn(thread);
+    else this.#rearm(thread, space);
+    return true;
+  }
+
+  /** The thread is at its slot. True: it is behind the call now. */
+  #watch(thread: Thread, arm: Arm, watch: WatchedCall): boolean {
+    const { traps } = this.#arming;
+    if (watch === 'sigaction') return traps.emulate(thread, arm.address + STUB_LENGTH);
+    if (watch === 'sigmask') traps.followMask(thread);
+    else if (watch === 'sigreturn') traps.followReturn(thread);
+    else if (this.#mapsCode(thread, arm)) thread.inMappingCall = true;
+    return false;
   }
 
   /** The same where the thread has been pointed at its slot already. */
   #goThrough(thread: Thread, arm: Arm): void {
     const mustStep = arm.template.inPlace === true || thread.held.length > 0;
     if (mustStep || this.#wantAt(thread, arm)?.post === true) return this.#runInstruction(thread, arm);
-    this.#noteMappingCall(thread, arm);
-    this.#tracees.resume(thread);
+    if (!this.#watched(thread, arm)) this.#tracees.resume(thread);
   }
 
   #goOnAt(thread: Thread, ip: number): void {
@@ -634,6 +684,7 @@ export class Tracer implements StopListener {
 
   /** The stop after one step in a slot; its siginfo is in the scratch. */
   #stepped(thread: Thread, { arm, post, traced }: Stepping): void {
+    this.#arming.traps.afterStep(thread);
     const slot = this.#hits.nextSlot;
     const address = slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot);
     const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
@@ -652,6 +703,7 @@ export class Tracer implements StopListener {
     if (template.pushesFlags && !traced) this.#clearPushedTrapFlag(thread, Number(regs[REG.sp]));
     thread.activity = IDLE;
     this.#arming.restoreMask(thread);
+    this.#arming.traps.afterSteps(thread);
     if (traced && !template.entersKernel && !stop?.silent) this.#holdTrap(thread, arm);
     if (template.entersKernel && this.#mapped(thread, regs)) this.#syncAt(thread, end);
     this.#afterInstruction(thread, arm, post && !isRound, end);
@@ -785,7 +837,7 @@ export class Tracer implements StopListener {
 
   #deliver(thread: Thread, signal: number): void {
     if (thread.activity.kind === 'stepping') thread.activity = IDLE;
-    this.#tracees.resume(thread, signal);
+    this.#resumeWith(thread, signal);
   }
 
   /** The instruction first: as the kernel's uprobes do, the signal is delivered when it has ended. */
@@ -795,7 +847,7 @@ export class Tracer implements StopListener {
       thread.held.push({ signal, info: scratch.info.slice(0, SIGINFO_BYTES) });
     if (thread.savedMask === undefined && ptrace.getSigMask(thread.tid, scratch.wordAddress)) {
       thread.savedMask = scratch.word[0]!;
-      scratch.word[0] = thread.savedMask | ALL_BUT_FAULTS;
+      scratch.word[0] = (thread.savedMask | ALL_BUT_FAULTS) & ~TRAP_BIT;
       ptrace.setSigMask(thread.tid, scratch.wordAddress);
     }
     if (thread.activity.kind !== 'stepping') {
