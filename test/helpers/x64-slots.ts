@@ -33,13 +33,15 @@ export interface Case {
   readonly seed: bigint;
 }
 
-/** A case of these bytes; undefined when they are no instruction, are refused, or the slot is out of reach. */
+/** A case of these bytes; undefined when they are no instruction, have no slot, enter the kernel, or the slot is out of reach. */
 export function caseOf(random: Random, bytes: readonly number[], regs: bigint[]): Case | undefined {
   const site = asAddress(SITE + 0x800 + random.below(0x800));
   const slot = asAddress(SLOT + 64 * random.below(SIZE / 64));
   const instruction = x64.decode(Uint8Array.from(bytes), site);
   const displaced = instruction && x64.displace(instruction);
-  if (!instruction || !displaced?.ok) return undefined;
+  if (!instruction || !displaced?.ok || displaced.template.inPlace) return undefined;
+  // with registers like these the kernel might be asked for anything: kill(-1, SIGKILL), say
+  if (displaced.template.entersKernel || x64.format(instruction) === 'sysenter') return undefined;
   const code = bindSlot(displaced.template, site, slot);
   // Carry, parity, adjust, zero, sign, direction, overflow.
   const flags = random.u32() & (random.once(4) ? 0xcd5 : 0x8d5);

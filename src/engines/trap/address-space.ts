@@ -5,7 +5,7 @@
  * Every method that writes expects all threads of the address space to be stopped.
  */
 import { SLOT_SIZE, type SlotTemplate } from '../../arch/arch.js';
-import { bindSlot } from '../../arch/slot.js';
+import { bindSlot, inPlace } from '../../arch/slot.js';
 import { asAddress } from '../../base/address.js';
 import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
@@ -31,7 +31,7 @@ export interface Arm {
   /** The byte that the breakpoint replaced. */
   readonly original: number;
   readonly template: SlotTemplate;
-  /** Address of its XOL slot. */
+  /** Address of its XOL slot; of the place itself, where the instruction is stepped in place. */
   readonly slot: number;
   /**
    * What it is for: a site that is wanted, or the linker's system call. Where processes share the memory, the want of any
@@ -72,6 +72,10 @@ export class AddressSpace {
   /** Breakpoints by address: what a hit looks up. */
   readonly arms = new Map<number, Arm>();
   readonly #bySlot = new Map<number, Arm>();
+  /** Taken out, but a thread that did not stop then may be in their slots. */
+  readonly #retired = new Set<Arm>();
+  /** Where breakpoints have been taken out. */
+  readonly #disarmed = new Set<number>();
   readonly #areas: Area[] = [];
   /** Calls of probed functions that have not returned. */
   readonly calls = new Calls();
@@ -93,6 +97,8 @@ export class AddressSpace {
   callStub: CallStub | undefined;
   /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
   carrier: Carrier | undefined;
+  /** Its threads have shadow stacks, which only true calls write. */
+  shadowStacks = false;
 
   constructor(readonly pid: number) {
     this.memory = new ProcessMemory(pid);
@@ -158,6 +164,11 @@ export class AddressSpace {
     const fine = this.#verify(sorted, refusals);
     const ready: Arm[] = [];
     for (const request of fine) {
+      if (this.#runsInPlace(request.template)) {
+        if (this.carrier === undefined) this.#freeSlot(this.#takeSlot(request.address, 1, allocate));
+        ready.push(armInPlace(request));
+        continue;
+      }
       const slot = this.#takeSlot(request.address, fine.length, allocate);
       const code =
         slot === undefined
@@ -175,14 +186,14 @@ export class AddressSpace {
     if (!this.#carry(ready, allocate)) {
       for (const a of ready) {
         refusals.set(a.address, NO_SLOT);
-        this.#areaOf(a.slot)?.free.push(a.slot);
+        this.#freeSlot(a.slot);
       }
       return refusals;
     }
     this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
     for (const a of ready) {
       this.arms.set(a.address, a);
-      this.#bySlot.set(a.slot, a);
+      if (!a.template.inPlace) this.#bySlot.set(a.slot, a);
     }
     return refusals;
   }
@@ -226,15 +237,52 @@ export class AddressSpace {
     return carrier.setTable(memory, [...this.arms.values(), ...coming], map);
   }
 
-  /** Take breakpoints out: the original byte comes back wherever ours still stands. */
+  #runsInPlace({ inPlace, calls }: SlotTemplate): boolean {
+    return inPlace === true || (calls === true && this.shadowStacks);
+  }
+
+  /**
+   * Take breakpoints out: the original byte comes back wherever ours still stands. Their slots are free when every thread
+   * has been seen outside of them: one that did not stop (the parent of a vfork) may come out of a system call there.
+   */
   disarm(arms: readonly Arm[]): void {
     this.restoreIn(this.memory, arms);
     for (const a of arms) {
       this.arms.delete(a.address);
-      this.#bySlot.delete(a.slot);
-      this.#areaOf(a.slot)?.free.push(a.slot);
+      this.#disarmed.add(a.address);
+      if (!a.template.inPlace) this.#retired.add(a);
     }
     this.#carry([]);
+    if (this.inUse) return;
+    for (const a of this.#retired) {
+      this.#bySlot.delete(a.slot);
+      this.#freeSlot(a.slot);
+    }
+    this.#retired.clear();
+  }
+
+  /** A breakpoint of ours was at this address once. */
+  wasArmed(address: number): boolean {
+    return this.#disarmed.has(address);
+  }
+
+  /** Taken out, with slots that are not free yet. */
+  get retired(): ReadonlySet<Arm> {
+    return this.#retired;
+  }
+
+  /** Some thread runs, or sleeps where it cannot be stopped: our memory must stay. */
+  get inUse(): boolean {
+    for (const thread of this.threads) if (thread.running) return true;
+    return false;
+  }
+
+  /** The text at one place as it was, and the breakpoint back: for the one thread that does not stand still. */
+  lift(arm: Arm): void {
+    if (this.arms.get(arm.address) === arm) this.memory.write(arm.address, Uint8Array.of(arm.original));
+  }
+  lower(arm: Arm): void {
+    if (this.arms.get(arm.address) === arm) this.memory.write(arm.address, Uint8Array.of(BREAKPOINT));
   }
 
   /** The original bytes, in a copy of this memory that fork made. */
@@ -262,25 +310,29 @@ export class AddressSpace {
     const copy = new AddressSpace(pid);
     copy.restoreIn(copy.memory, this.arms.values());
     copy.#areas.push(...this.#areas);
+    for (const [slot, arm] of this.#bySlot) copy.#bySlot.set(slot, arm);
     copy.callStub = this.callStub;
     copy.carrier = this.carrier;
     return copy;
   }
 
   /** This is such a child's when it is probed itself: armed as its parent's memory is, from which it was copied. */
-  inherit(maker: Thread, child: Process): void {
+  inherit(parent: AddressSpace, maker: number, child: Process): void {
     const { wants } = child;
-    const parent = maker.process.space;
     this.isBehind = parent.isBehind;
     for (const original of parent.arms.values()) {
       const want = original.want && wants.get(original.want.site.id);
       const returns = original.returns && new Set(original.returns);
       const arm = { ...original, want, returns };
       this.arms.set(arm.address, arm);
-      this.#bySlot.set(arm.slot, arm);
+      if (!arm.template.inPlace) this.#bySlot.set(arm.slot, arm);
       if (!isUsed(arm)) this.isBehind = true;
     }
-    parent.calls.copyInto(this.calls, maker.tid, child);
+    for (const arm of parent.#retired) {
+      this.#retired.add(arm);
+      this.#bySlot.set(arm.slot, arm);
+    }
+    parent.calls.copyInto(this.calls, maker, child);
     for (const area of parent.#areas) this.#areas.push({ ...area, free: [...area.free] });
     this.callStub = parent.callStub;
     this.carrier = parent.carrier?.copy();
@@ -302,6 +354,7 @@ export class AddressSpace {
     this.carrier = undefined;
     this.#areas.length = 0;
     this.#bySlot.clear();
+    this.#retired.clear();
   }
 
   close(): void {
@@ -365,6 +418,10 @@ export class AddressSpace {
     }
   }
 
+  #freeSlot(slot: number | undefined): void {
+    if (slot !== undefined) this.#areaOf(slot)?.free.push(slot);
+  }
+
   #takeSlot(near: number, coming: number, allocate: AllocateNear): number | undefined {
     for (const area of this.#areas) {
       if (Math.abs(area.start - near) > REACH) continue;
@@ -391,6 +448,16 @@ const UNKNOWN: SlotTemplate = {
   stops: [],
   pushesFlags: false,
 };
+
+const armInPlace = ({ address, bytes, template, want, watch, returns }: ArmRequest): Arm => ({
+  address,
+  original: bytes[0]!,
+  template: template.inPlace ? template : inPlace(template.length),
+  slot: address,
+  want,
+  watch,
+  returns,
+});
 
 const NO_SLOT: Refusal = {
   code: 'no-slot-in-reach',

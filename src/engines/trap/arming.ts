@@ -4,11 +4,11 @@
  */
 import { SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
-import { ptrace } from '../../linux/ptrace.js';
+import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError } from '../../base/errors.js';
-import type { SlotTemplate } from '../../arch/arch.js';
+import type { SlotStop, SlotTemplate } from '../../arch/arch.js';
 import type { Refusal } from '../../base/errors.js';
-import { stopAt } from '../../arch/slot.js';
+import { stopAt, stopBefore } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
 import { mappingAt, type Mapping } from '../../process/maps.js';
 import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-space.js';
@@ -18,6 +18,7 @@ import type { Ledger } from './ledger.js';
 import { linkerStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
+import { leaveSlot, translateInfo } from './slot-exit.js';
 import { IDLE, type Process, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
@@ -34,9 +35,13 @@ import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
-/** Offset in struct user, for PTRACE_POKEUSER. */
-const USER_SP = REG.sp * 8;
-const SI_KERNEL = 0x80;
+/** si_code of SIGTRAP: a breakpoint instruction; a step. */
+export const SI_KERNEL = 0x80;
+export const TRAP_TRACE = 2;
+/** The end of a system call that was stepped over; int1. */
+export const TRAP_BRKPT = 1;
+/** What an instruction may raise. */
+export const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
 const MOST_QUEUED = 64;
 
@@ -110,6 +115,8 @@ export class Arming {
     space.isBehind = false;
     if (!space.watched && space.isWanted) {
       space.watched = true;
+      // arch/x86/kernel/cpu/proc.c, dump_x86_features
+      space.shadowStacks = statusField(space.shownBy, 'x86_Thread_features')?.includes('shstk') === true;
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
@@ -173,7 +180,7 @@ export class Arming {
   /** Out with these. Afterwards no thread is in their slots, or has run into one of them without our having been told. */
   #disarm(space: AddressSpace, arms: readonly Arm[]): void {
     if (arms.length === 0) return;
-    this.#leaveSlots(space, new Set(arms));
+    this.#leaveSlots(space, new Set([...arms, ...space.retired]));
     space.disarm(arms);
     const removed = new Map(arms.map((arm) => [arm.address, arm]));
     for (const thread of [...space.threads]) if (!thread.running) this.#settle(thread, removed);
@@ -181,20 +188,56 @@ export class Arming {
 
   /** Threads inside the slots of these arms go on in the program's own text, which is about to be whole again. */
   #leaveSlots(space: AddressSpace, arms: ReadonlySet<Arm>): void {
-    for (const thread of space.threads) {
-      if (thread.running) continue;
-      for (let i = 0; i < MAX_STEPS; i++) {
-        const inside = this.#slotOf(thread);
-        if (inside === undefined || !arms.has(inside.arm)) break;
-        const stop = stopAt(inside.arm.template, inside.at);
-        if (stop?.resume === undefined) {
-          this.#remote.step(thread);
-          continue;
-        }
-        ptrace.pokeUser(thread.tid, USER_IP, inside.arm.address + stop.resume);
-        this.#endStepping(thread);
-        break;
+    for (const thread of space.threads) if (!thread.running) this.#takeOut(thread, arms);
+  }
+
+  /** Take a thread out of its slot (if it is one of these arms'), to where the program would be. */
+  #takeOut(thread: Thread, arms?: ReadonlySet<Arm>): void {
+    for (let i = 0; i < MAX_STEPS; i++) {
+      const inside = this.#slotOf(thread);
+      if (inside === undefined || arms?.has(inside.arm) === false) return;
+      if (i === 0 && this.#letRaisedOut(thread) && this.#slotOf(thread)?.arm !== inside.arm) return;
+      const { arm, at } = inside;
+      const raised = this.#raised(thread);
+      if (raised === 'fault') {
+        this.translateFault(thread, arm, at);
+        return this.#endStepping(thread);
       }
+      const stop = stopAt(arm.template, at);
+      if (stop?.resume === undefined) {
+        this.#remote.step(thread);
+        if (raised === 'trap') thread.pending = PLAIN_STOP;
+        continue;
+      }
+      if (raised === 'trap') this.#endTrap(thread, arm, stop);
+      leaveSlot(this.tracees, thread, arm, stop);
+      return this.#endStepping(thread);
+    }
+  }
+
+  /** What a thread waits in the delivery of: the trap after a step, or what the instruction raised; the siginfo is in the scratch. */
+  #raised(thread: Thread): 'trap' | 'fault' | undefined {
+    const { pending, activity } = thread;
+    if (pending === undefined || stopEvent(pending) !== 0 || !FAULTS.has(stopSignal(pending)))
+      return undefined;
+    if (!this.tracees.readInfo(thread)) return undefined;
+    const { infoCode } = this.tracees.scratch;
+    if (infoCode <= 0) return undefined;
+    const isStep = infoCode === TRAP_TRACE || (infoCode === TRAP_BRKPT && activity.kind === 'stepping');
+    return stopSignal(pending) === SIG.trap && isStep ? 'trap' : 'fault';
+  }
+
+  /** The trap after a step of the program's own, or after one of ours that is the program's as well. */
+  #endTrap(thread: Thread, arm: Arm, stop?: SlotStop): void {
+    const { activity } = thread;
+    if (activity.kind === 'stepping') {
+      if (!activity.traced || stop?.silent || this.tracees.scratch.infoCode !== TRAP_TRACE) return;
+      translateInfo(this.tracees, arm);
+      thread.held.unshift({ signal: SIG.trap, info: this.tracees.scratch.info.slice() });
+    } else if (stop?.silent) {
+      thread.pending = PLAIN_STOP;
+    } else if (translateInfo(this.tracees, arm)) {
+      this.tracees.writeInfo(thread);
     }
   }
 
@@ -204,17 +247,22 @@ export class Arming {
     return thread.process.space.inSlot(Number(scratch.regs[REG.ip]));
   }
 
-  /** The stop at the end of a step means nothing any more. */
+  /** A step is over, and the stop at its end means nothing any more. */
   #endStepping(thread: Thread): void {
     if (thread.activity.kind !== 'stepping') return;
+    const trapped = this.#raised(thread) === 'trap';
     thread.activity = IDLE;
     this.restoreMask(thread);
-    if (
-      thread.pending !== undefined &&
-      stopEvent(thread.pending) === 0 &&
-      stopSignal(thread.pending) === SIG.trap
-    )
-      thread.pending = PLAIN_STOP;
+    if (trapped) thread.pending = PLAIN_STOP;
+  }
+
+  /** A thread whose step has ended outside of the slot, and that is to be let go. */
+  #forgetStep(thread: Thread): void {
+    const { activity } = thread;
+    if (activity.kind !== 'stepping') return;
+    this.#letRaisedOut(thread);
+    if (this.#raised(thread) === 'trap') this.#endTrap(thread, activity.arm);
+    this.#endStepping(thread);
   }
 
   restoreMask(thread: Thread): void {
@@ -254,7 +302,8 @@ export class Arming {
 
   /** Disarm everything in a memory and let all its threads go, with the signals they are due. */
   detach(space: AddressSpace): void {
-    for (const process of space.processes()) process.wants.clear();
+    const processes = [...space.processes()];
+    for (const process of processes) process.wants.clear();
     // a thread that does not stop is in uninterruptible sleep and executes nothing: its bytes can be restored all the same
     this.tracees.freeze(space);
     for (const thread of space.threads) {
@@ -265,6 +314,10 @@ export class Arming {
     this.#vacate(space);
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+    // who has executed a program meanwhile is in another memory, with nothing of ours
+    for (const process of processes)
+      if (process.space !== space && process.threads.size > 0 && process.role !== 'leaving')
+        this.detach(process.space);
   }
 
   /**
@@ -276,7 +329,8 @@ export class Arming {
     for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
     for (const helper of helpers.values()) this.traps.restore(helper);
     const helper = helpers.values().next().value;
-    if (helper === undefined || [...space.threads].some((t) => t.process.trapAction !== undefined)) return;
+    if (helper === undefined || space.inUse) return;
+    if ([...space.threads].some((t) => t.process.trapAction !== undefined)) return;
     const { carrier } = space;
     const own = carrier === undefined ? [] : [{ start: carrier.base, size: CARRIER_BYTES }, ...carrier.extra];
     if (carrier?.outlived !== true) this.#remote.unmap(helper, [...own, ...space.areas]);
@@ -306,23 +360,43 @@ export class Arming {
     if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
       thread.pending = PLAIN_STOP;
-    } else if (this.#trapQueued(thread)) {
+    } else if (this.#queued(thread, isBreakpoint)) {
       this.#letTrapOut(thread, before);
     }
   }
 
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
+    this.#letOut(thread, () => {
+      const { pending } = thread;
+      if (pending === undefined || stopEvent(pending) !== 0 || stopSignal(pending) !== SIG.trap) return;
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      thread.pending = PLAIN_STOP;
+    });
+  }
+
+  /** What an instruction in a slot has raised tells of the slot, and of its registers there: it must not come out later. */
+  #letRaisedOut(thread: Thread): boolean {
+    const { pending } = thread;
+    const isPlain =
+      pending !== undefined && stopEvent(pending) === EVENT.stop && thread.savedInfo === undefined;
+    if (!isPlain || !this.#queued(thread, isRaised)) return false;
+    this.#letOut(thread);
+    return true;
+  }
+
+  /** To the stop of a signal that is known to be queued: it is there before the thread runs. */
+  #letOut(thread: Thread, beforeTaken: () => void = () => undefined): void {
     const { bell } = this.tracees;
+    const wasGroupStop = thread.pending !== undefined && stopSignal(thread.pending) !== SIG.trap;
     if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
     thread.pending = status;
-    if (stopEvent(status) === 0 && stopSignal(status) === SIG.trap) {
-      ptrace.pokeUser(thread.tid, USER_IP, address);
-      thread.pending = PLAIN_STOP;
-    }
+    beforeTaken();
     bell.consume(thread.tid);
+    // job control has stopped the process, and will say so once more
+    if (wasGroupStop) thread.interrupted = ptrace.interruptIfThere(thread.tid);
   }
 
   /**
@@ -350,21 +424,31 @@ export class Arming {
     return this.tracees.readInfo(thread) && this.tracees.scratch.infoCode === SI_KERNEL;
   }
 
-  #trapQueued(thread: Thread): boolean {
+  /** Whether a signal of some kind waits behind the stop that a thread is in. */
+  #queued(thread: Thread, kind: (signal: number, code: number) => boolean): boolean {
     const { scratch } = this.tracees;
     for (let at = 0; at < MOST_QUEUED; at++) {
       // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
       scratch.word[0] = BigInt(at);
       scratch.word[1] = 1n << 32n;
       if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-      if (scratch.infoSignal === SIG.trap && scratch.infoCode === SI_KERNEL) return true;
+      if (kind(scratch.infoSignal, scratch.infoCode)) return true;
     }
     return false;
+  }
+
+  /** The trap at the end of a step over a system call comes behind the stop that a thread is in. */
+  stepTrapQueued(thread: Thread): boolean {
+    return this.#queued(thread, (signal, code) => signal === SIG.trap && code === TRAP_BRKPT);
   }
 
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
   leave(thread: Thread): void {
     const { space } = thread.process;
+    if (!thread.running) {
+      this.#takeOut(thread);
+      this.#forgetStep(thread);
+    }
     if (space.isOccupied && space.arms.size === 0 && !thread.running) {
       try {
         this.#vacate(space); // a child's copy of our memory
@@ -389,20 +473,13 @@ export class Arming {
     return signal === (SIG.trap | 0x80) ? 0 : signal;
   }
 
-  /** A fault of the displaced instruction belongs to the instruction: registers and siginfo as if it had been in place. */
+  /**
+   * A fault of the displaced instruction belongs to the instruction: registers and siginfo as if it had been in place. The
+   * registers of the thread are in the scratch.
+   */
   translateFault(thread: Thread, arm: Arm, at: number): void {
-    const { scratch } = this.tracees;
-    const stop = arm.template.stops.findLast((s) => s.at <= at);
-    const ip = arm.address + (stop?.resume ?? 0);
-    ptrace.pokeUser(thread.tid, USER_IP, ip);
-    if (stop !== undefined && stop.undoSp !== 0)
-      ptrace.pokeUser(thread.tid, USER_SP, Number(scratch.regs[REG.sp]) + stop.undoSp);
-    if (!this.tracees.readInfo(thread)) return;
-    // SIGILL, SIGFPE and SIGTRAP carry the address of the instruction (sigaction(2), si_addr at offset 16)
-    const address = scratch.infoTarget;
-    if (address < arm.slot || address >= arm.slot + arm.template.code.length) return;
-    scratch.infoTarget = arm.address;
-    ptrace.setSigInfo(thread.tid, scratch.infoAddress);
+    leaveSlot(this.tracees, thread, arm, stopBefore(arm.template, at));
+    if (this.tracees.readInfo(thread) && translateInfo(this.tracees, arm)) this.tracees.writeInfo(thread);
   }
 }
 
@@ -420,6 +497,9 @@ function stillReturning(
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
+
+const isBreakpoint = (signal: number, code: number): boolean => signal === SIG.trap && code === SI_KERNEL;
+const isRaised = (signal: number, code: number): boolean => FAULTS.has(signal) && code > 0;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {

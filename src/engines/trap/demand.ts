@@ -180,8 +180,10 @@ export class Demand {
     for (let found = 1; found > 0;) {
       found = 0;
       const looked = new Set<number>();
-      for (const parent of this.#trees.members(root))
-        found += this.#plantChildren(parent.pid, root, refused, looked);
+      // also below those that are refused: what they have made already is in the tree all the same
+      for (const { pid } of this.#trees.members(root))
+        found += this.#plantChildren(pid, root, refused, looked);
+      for (const pid of refused.keys()) found += this.#plantChildren(pid, root, refused, looked);
     }
     return [...refused].flatMap(([pid, refusal]) => refusedReports(pid, [root], ids, refusal));
   }
@@ -215,14 +217,14 @@ export class Demand {
 
   /** `must`: it was asked for itself, and what goes wrong with it is an error. */
   #bringProcessAbout(process: Process, ids: SiteIds, must: boolean, refused: ArmReport[]): ArmReport[] {
-    if (process.role === 'leaving' || process.threads.size === 0) {
-      if (must) return this.#goneReports(process.pid, ids);
-      return [];
-    }
     for (const id of ids) {
       const want = this.#wantOf(id, process);
       if (want === undefined) process.wants.delete(id);
       else process.wants.set(id, want);
+    }
+    if (process.role === 'leaving' || process.threads.size === 0) {
+      if (must) return this.#goneReports(process.pid, ids);
+      return [];
     }
     const { space } = process;
     try {

@@ -10,7 +10,16 @@ import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
 import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
 import type { Thread } from './thread.js';
-import { REG, SIGINFO_BYTES, stopEvent, stopSignal, exited, killed, type Tracees } from './tracees.js';
+import {
+  REG,
+  SIGINFO_BYTES,
+  TRAP_FLAG,
+  stopEvent,
+  stopSignal,
+  exited,
+  killed,
+  type Tracees,
+} from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
@@ -155,10 +164,17 @@ export class RemoteSyscalls {
     }
   }
 
-  /** One step by a stopped thread, to its next instruction; signals that come instead are held. */
+  /**
+   * One step by a stopped thread, to its next instruction; signals that come instead are held. So is the step's own trap where
+   * the program steps itself.
+   */
   step(thread: Thread): void {
+    const { scratch } = this.tracees;
     this.#keepStop(thread);
     this.#stepTo(thread, undefined);
+    if ((scratch.regs[REG.flags]! & TRAP_FLAG) === 0n) return;
+    if (ptrace.getSigInfo(thread.tid, scratch.infoAddress))
+      thread.held.unshift({ signal: SIG.trap, info: scratch.info.slice(0, SIGINFO_BYTES) });
   }
 
   /** The siginfo of the stop it is in would be lost with the step: keep it. */

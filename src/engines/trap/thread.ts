@@ -21,10 +21,19 @@ export type Activity =
       /** `fault`: the signal it is about to get. Its siginfo is in `savedInfo`. */
       readonly signal: number;
     }
-  /** Stepping through the XOL slot: for its post handlers, or so that a held signal finds it outside. */
-  | { readonly kind: 'stepping'; readonly arm: Arm; readonly post: boolean }
-  /** On its way through a system call that may change the mappings. */
-  | { readonly kind: 'mapping-call' };
+  | Stepping;
+
+/**
+ * Stepping through the XOL slot (or over the instruction in its own place): for its post handlers, or so that a held
+ * signal finds it outside.
+ */
+export interface Stepping {
+  readonly kind: 'stepping';
+  readonly arm: Arm;
+  readonly post: boolean;
+  /** The program steps itself: its own trap flag was set before the instruction. */
+  readonly traced: boolean;
+}
 
 export const IDLE: Activity = { kind: 'none' };
 
@@ -40,7 +49,11 @@ export class Thread {
   /** A stop reported while the address space was frozen: its wait status. */
   pending: number | undefined;
   activity: Activity = IDLE;
+  /** On its way through a system call that may change the mappings. */
+  inMappingCall = false;
   readonly held: HeldSignal[] = [];
+  /** The trap at the end of a step is on its way, and means nothing any more. */
+  strayTrap = false;
   /** The siginfo of the pending stop, where a later stop has taken its place in the kernel. */
   savedInfo: Uint8Array | undefined;
   /** The signal mask to put back when the thread has left the XOL slot. */
@@ -80,6 +93,8 @@ export class Process {
   trees: readonly number[] = [];
   /** Somebody has asked for this very process by its pid. */
   isNamed = false;
+  /** It has, or had, more than one thread. */
+  hadThreads = false;
   constructor(
     readonly pid: number,
     public space: AddressSpace,

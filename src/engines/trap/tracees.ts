@@ -13,11 +13,13 @@ import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
+import { mayOweReport, Orphans, sharerOf } from './orphans.js';
 import { sharersOf, waitsForChild } from './sharers.js';
 import { IDLE, Process, Thread, type Role } from './thread.js';
 
 /** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
 export const REG = {
+  r11: 6,
   r10: 7,
   r9: 8,
   r8: 9,
@@ -40,6 +42,8 @@ const CLONE_THREAD = 0x10000n;
 const STOP_TIMEOUT = 3000;
 /** How long to wait for a thread before looking whether it can stop at all, ms. */
 const FIRST_LOOK_MS = 5;
+/** How long one instruction may take while all other threads wait for it, ms. */
+const STEP_TIMEOUT = 1000;
 const FEW = 8;
 /** Events that are reported from inside a system call. */
 const IN_CALL: ReadonlySet<number> = new Set([
@@ -118,8 +122,10 @@ class Scratch {
   }
 }
 
-/** Offset in struct user, for PTRACE_POKEUSER. */
+/** Offsets in struct user, for PTRACE_POKEUSER. */
 export const USER_IP = REG.ip * 8;
+/** TF in the flags: the processor traps after the next instruction. */
+export const TRAP_FLAG = 0x100n;
 
 export const exited = (status: number): boolean => (status & 0x7f) === 0;
 export const killed = (status: number): boolean => (status & 0x7f) !== 0 && (status & 0xff) !== 0x7f;
@@ -138,8 +144,7 @@ export class Tracees {
   readonly options = OPTIONS;
   /** Children of ours, traced or not: their end is reported to whoever started them. */
   readonly children = new Set<number>();
-  /** Stops of threads whose creation has not been reported yet. */
-  readonly #early = new Map<number, number>();
+  readonly #orphans = new Orphans();
 
   constructor(
     readonly bell: BellWait,
@@ -148,7 +153,9 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
-    return this.#serve(this.bell.next(timeout, unless));
+    const taken = this.#serve(this.bell.next(this.#orphans.wait(timeout), unless));
+    if (!this.#orphans.isEmpty) this.#adoptLost();
+    return taken;
   }
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
@@ -156,6 +163,11 @@ export class Tracees {
     if (this.threads.size > FEW) return false;
     for (const thread of this.threads.values()) if (thread.running) return false;
     return true;
+  }
+
+  /** A child of somebody who has ended may still turn up. */
+  get expectsOrphans(): boolean {
+    return !this.#orphans.isEmpty;
   }
 
   /** Take one event that is already there. */
@@ -189,6 +201,7 @@ export class Tracees {
     const thread = new Thread(tid, process);
     this.threads.set(tid, thread);
     process.threads.set(tid, thread);
+    if (process.threads.size > 1) process.hadThreads = true;
     process.space.threads.add(thread);
     this.processes.set(process.pid, process);
     return thread;
@@ -209,8 +222,21 @@ export class Tracees {
     this.forget(thread);
     if (process.threads.size > 0) return;
     this.processes.delete(process.pid);
-    this.listener.processGone(process, status);
+    this.#gone(process, status);
     if (process.space.threads.size > 0) this.listener.memoryLeft(process.space);
+  }
+
+  /** Of a process that may have made another one it can still be asked in which trees it was. */
+  #gone(process: Process, status: number): void {
+    const tell = (): void => this.listener.processGone(process, status);
+    const { space } = process;
+    if (!mayOweReport(process, status)) return tell();
+    if (!isFollowed(process)) {
+      this.#orphans.remember({ process, space });
+      return tell();
+    }
+    this.#orphans.remember({ process, space }, tell);
+    if (this.children.has(process.pid)) this.listener.childEnded(process.pid, status);
   }
 
   #dispatch(tid: number, status: number): void {
@@ -230,31 +256,56 @@ export class Tracees {
   #unknown(tid: number, seen: number): void {
     const status = exited(seen) || killed(seen) || !this.bell.consume(tid) ? seen : this.bell.status;
     if (exited(status) || killed(status)) {
-      this.#early.delete(tid);
+      this.#orphans.ended(tid);
       if (this.children.has(tid)) this.listener.childEnded(tid, status);
       return;
     }
-    this.#early.set(tid, status);
+    this.#orphans.stopped(tid, status);
   }
 
   /** A thread made another thread or process: the new one is traced already and stops by itself. */
   #adopt(parent: Thread, event: number): void {
     if (!ptrace.getEventMessage(parent.tid, this.scratch.wordAddress)) return;
     const tid = Number(this.scratch.word[0]);
+    if (this.threads.has(tid)) return; // so late that it was taken for an orphan
     const flags = this.#cloneFlags(parent);
     const { process } = parent;
+    // made by a `syscall` that we step over, it begins in the slot as well, behind the call
+    const activity = parent.activity.kind === 'stepping' ? { ...parent.activity, post: false } : IDLE;
     if ((flags & CLONE_THREAD) !== 0n) {
       this.addThread(tid, process);
     } else if ((flags & CLONE_VM) !== 0n) {
       if (event === EVENT.vfork) parent.inVfork = true;
       this.#adoptSharing(tid, process);
     } else {
-      this.#adoptFork(tid, parent);
+      this.#adoptFork(tid, process, process.space, parent.tid);
     }
-    const early = this.#early.get(tid);
-    if (early === undefined) return;
-    this.#early.delete(tid);
-    this.#dispatch(tid, early);
+    const made = this.threads.get(tid);
+    if (made !== undefined) made.activity = activity;
+    const early = this.#orphans.announced(tid);
+    if (early !== undefined) this.#dispatch(tid, early);
+  }
+
+  /** Children whose parents could not say that they had made them. */
+  #adoptLost(): void {
+    for (const [tid, status] of this.#orphans.takeLost()) {
+      const sharer = sharerOf(tid, this.processes.values());
+      if (sharer !== undefined) this.#adoptSharing(tid, sharer);
+      else this.#adoptOrphan(tid);
+      if (this.threads.has(tid)) this.#dispatch(tid, status);
+      else ptrace.detach(tid, 0); // nothing of ours is in it
+    }
+    this.#orphans.forget();
+  }
+
+  #adoptOrphan(tid: number): void {
+    const living = [...this.processes.values()].map((process) => ({ process, space: process.space }));
+    try {
+      const parent = this.#orphans.parentOf(tid, living);
+      if (parent !== undefined) this.#adoptFork(tid, parent.process, parent.space);
+    } catch (e) {
+      if (!isGone(e)) throw e;
+    }
   }
 
   /** A child has copies of its parent's actions for signals. */
@@ -280,20 +331,18 @@ export class Tracees {
    * A copy of the memory, breakpoints and all. A child that is followed keeps them; any other gets its own bytes back before
    * it runs, and is let go.
    */
-  #adoptFork(tid: number, maker: Thread): void {
-    const parent = maker.process;
+  #adoptFork(tid: number, parent: Process, memory = parent.space, maker = 0): void {
     try {
       if (!isFollowed(parent)) {
-        this.#addProcess(tid, parent.space.copyFor(tid), 'leaving', parent);
+        this.#addProcess(tid, memory.copyFor(tid), 'leaving', parent);
         return;
       }
       const child = this.#addProcess(tid, new AddressSpace(tid), 'wanted', parent);
       this.listener.born(child, parent);
-      child.space.inherit(maker, child);
+      child.space.inherit(memory, maker, child);
       this.listener.copied(child);
     } catch (e) {
-      // killed already: its end is reported as an unknown thread's
-      if (!(e instanceof SyscallError) || (e.errno !== ERRNO.ENOENT && e.errno !== ERRNO.ESRCH)) throw e;
+      if (!isGone(e)) throw e; // killed already: its end is reported as an unknown thread's
     }
   }
 
@@ -329,6 +378,8 @@ export class Tracees {
   #enter(reported: Thread, space: AddressSpace, status: number): void {
     const { process } = reported;
     const old = process.space;
+    if (process.hadThreads) this.#orphans.remember({ process, space: old });
+    process.hadThreads = false;
     this.#leaveOthers(reported);
     old.threads.delete(reported);
     this.listener.threadGone(reported);
@@ -338,6 +389,7 @@ export class Tracees {
     reported.isZombie = false;
     reported.inCall = true;
     reported.activity = IDLE;
+    reported.inMappingCall = false;
     reported.pending = undefined;
     reported.inVfork = false;
     reported.savedMask = undefined;
@@ -494,15 +546,19 @@ export class Tracees {
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
-    if (thread.process.space.traceSyscalls || thread.activity.kind === 'mapping-call')
-      ptrace.untilSyscall(thread.tid, signal);
+    if (thread.process.space.traceSyscalls || thread.inMappingCall) ptrace.untilSyscall(thread.tid, signal);
     else ptrace.cont(thread.tid, signal);
   }
 
   /** Resume at another address. */
   resumeAt(thread: Thread, ip: number): void {
     const { space } = thread.process;
-    if (space.frozen === 0 && !space.traceSyscalls && thread.activity.kind === 'none') {
+    if (
+      space.frozen === 0 &&
+      !space.traceSyscalls &&
+      !thread.inMappingCall &&
+      thread.activity.kind === 'none'
+    ) {
       thread.savedInfo = undefined;
       thread.running = true;
       ptrace.pokeUserAndCont(thread.tid, USER_IP, ip);
@@ -523,6 +579,21 @@ export class Tracees {
     thread.savedInfo = undefined;
     thread.running = true;
     ptrace.step(thread.tid, 0);
+  }
+
+  /**
+   * Step a thread and wait for what comes of it, which is in `pending` then, while all others of its address space (frozen)
+   * stand still. It may take longer where the instruction waits for one of them (userfaultfd(2)): then it still runs.
+   */
+  stepAlone(thread: Thread): void {
+    thread.savedInfo = undefined;
+    thread.running = true;
+    if (!ptrace.step(thread.tid, 0)) return;
+    const limit = performance.now() + STEP_TIMEOUT;
+    while (thread.running && this.threads.get(thread.tid) === thread && performance.now() < limit) {
+      this.take(100);
+      this.rungMeanwhile |= this.bell.rung();
+    }
   }
 
   /**
@@ -560,6 +631,12 @@ export class Tracees {
     return true;
   }
 
+  /** The siginfo of the stop a thread is in shall be what is in `scratch.info`. */
+  writeInfo(thread: Thread): void {
+    if (thread.savedInfo === undefined) ptrace.setSigInfo(thread.tid, this.scratch.infoAddress);
+    else thread.savedInfo = this.scratch.info.slice();
+  }
+
   setInfo(thread: Thread, info: Uint8Array): void {
     this.scratch.info.set(info);
     ptrace.setSigInfo(thread.tid, this.scratch.infoAddress);
@@ -568,6 +645,10 @@ export class Tracees {
 
 /** What it makes is probed as well. */
 const isFollowed = ({ role, trees }: Process): boolean => role !== 'leaving' && trees.length > 0;
+
+/** What opening something of a process that has ended fails with. */
+const isGone = (e: unknown): boolean =>
+  e instanceof SyscallError && (e.errno === ERRNO.ENOENT || e.errno === ERRNO.ESRCH);
 
 /** A leader that has ended is listed as long as other threads of its process live. */
 const hasEnded = ({ tid }: Thread): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');

@@ -10,10 +10,12 @@ import { ProcessError, UprobeError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import { NR } from '../../linux/numbers.js';
+import { statusField } from '../../linux/proc-status.js';
+import type { SlotStop } from '../../arch/arch.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
 import type { AddressSpace, Arm } from './address-space.js';
-import { Arming } from './arming.js';
+import { Arming, FAULTS, SI_KERNEL, TRAP_BRKPT, TRAP_TRACE } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
@@ -24,11 +26,14 @@ import { News } from './news.js';
 import type { Answer, Command } from './protocol.js';
 import { toPlain } from './protocol.js';
 import { Returns } from './returns.js';
-import { IDLE, type Process, type Thread } from './thread.js';
+import { addressAt, hideFromSyscall, leaveSlot, translateInfo } from './slot-exit.js';
+import { stepInPlace } from './in-place.js';
+import { IDLE, type Process, type Stepping, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
+  TRAP_FLAG,
   USER_IP,
   Tracees,
   exited,
@@ -41,10 +46,13 @@ import type { Want } from './wants.js';
 
 const SYSCALL_STOP = SIG.trap | 0x80;
 const GROUP_STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, SIG.ttou]);
-const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
 /** Everything but what the instruction itself may raise: blocked while a thread is stepped out of its slot. */
 const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~(1n << BigInt(s - 1)), 0xffff_ffff_ffff_ffffn);
-const TRAP_FLAG = 0x100n;
+/** Signals whose default is to be ignored (signal(7)): CHLD, CONT, URG, WINCH. */
+const IGNORED_BY_DEFAULT: ReadonlySet<number> = new Set([SIG.chld, 18, 23, 28]);
+/** ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h): a system call that a signal broke off. */
+const RESTARTS: ReadonlySet<bigint> = new Set([-512n, -513n, -514n, -516n]);
+const ALWAYS_RESTARTS = -513n;
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
 const SPIN_MS = 0.05;
@@ -232,7 +240,11 @@ export class Tracer implements StopListener {
     }
     const limit = performance.now() + CLOSE_TIMEOUT;
     const isAwaited = (t: Thread): boolean => !t.inVfork && !t.isZombie;
-    while ([...this.#tracees.threads.values()].some(isAwaited) && performance.now() < limit)
+    const { threads } = this.#tracees;
+    while (
+      ([...threads.values()].some(isAwaited) || this.#tracees.expectsOrphans) &&
+      performance.now() < limit
+    )
       this.#tracees.take(50);
   }
 
@@ -335,7 +347,7 @@ export class Tracer implements StopListener {
 
   /** Resume: with the step it is in the middle of, or with a signal that was held, if there is one. */
   #goOn(thread: Thread): void {
-    if (thread.activity.kind === 'stepping') return this.#tracees.step(thread);
+    if (thread.activity.kind === 'stepping') return this.#step(thread, thread.activity);
     const held = thread.held.shift();
     if (held === undefined) return this.#tracees.resume(thread);
     thread.savedInfo = held.info;
@@ -359,6 +371,12 @@ export class Tracer implements StopListener {
   #rearm(thread: Thread, space: AddressSpace, status = PLAIN_STOP): void {
     thread.pending = status;
     space.frozen++;
+    this.#syncFrozen(thread);
+  }
+
+  /** Arm what is new, and let go on what may: its memory is frozen once for this. */
+  #syncFrozen(thread: Thread): void {
+    const { space } = thread.process;
     try {
       if (space.isWanted) this.#report(this.#arming.sync(thread.process));
     } catch (e) {
@@ -376,8 +394,12 @@ export class Tracer implements StopListener {
 
   /** SIGTRAP: a breakpoint of ours, a step of ours, or the program's own business. */
   #trapped(thread: Thread): void {
-    if (thread.activity.kind === 'stepping')
-      return this.#stepped(thread, thread.activity.arm, thread.activity.post);
+    if (thread.strayTrap) {
+      thread.strayTrap = false;
+      if (this.#tracees.readInfo(thread) && this.#tracees.scratch.infoCode === TRAP_BRKPT)
+        return this.#goOn(thread);
+    }
+    if (thread.activity.kind === 'stepping' && this.#steppingTrapped(thread, thread.activity)) return;
     const { space } = thread.process;
     const slot = this.#hits.nextSlot;
     const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
@@ -410,13 +432,44 @@ export class Tracer implements StopListener {
     this.#tracees.resume(thread, SIG.trap);
   }
 
+  /** A SIGTRAP that comes while we step. False: the step ran into a breakpoint of ours. */
+  #steppingTrapped(thread: Thread, step: Stepping): boolean {
+    const code = this.#tracees.readInfo(thread) ? this.#tracees.scratch.infoCode : TRAP_TRACE;
+    const { raisesTrap } = step.arm.template;
+    if (code === SI_KERNEL && !raisesTrap) {
+      // over a load of ss, which takes the next instruction along
+      thread.activity = IDLE;
+      this.#arming.restoreMask(thread);
+      return false;
+    }
+    if (code === TRAP_TRACE || (code === TRAP_BRKPT && !raisesTrap)) this.#stepped(thread, step);
+    else this.#signalled(thread, SIG.trap);
+    return true;
+  }
+
   /** A breakpoint that was taken out since the thread ran into it, or no breakpoint of ours. */
   #strangeTrap(thread: Thread, address: number): void {
+    const inside = thread.process.space.inSlot(address + 1);
+    if (inside !== undefined) return this.#trappedInSlot(thread, inside.arm, inside.at);
     const byte = thread.process.space.memory.read(address, 1);
-    if (byte !== undefined && byte[0] !== 0xcc && this.#arming.breakpointInfo(thread)) {
+    const wasOurs = byte !== undefined && byte[0] !== 0xcc && thread.process.space.wasArmed(address);
+    if (wasOurs && this.#arming.breakpointInfo(thread)) {
       ptrace.pokeUser(thread.tid, USER_IP, address);
       return this.#goOn(thread);
     }
+    this.#tracees.resume(thread, SIG.trap);
+  }
+
+  /** A program that steps itself has come to a stop in a slot; or its own breakpoint has run there. */
+  #trappedInSlot(thread: Thread, arm: Arm, at: number): void {
+    const { scratch } = this.#tracees;
+    const isStep = this.#tracees.readInfo(thread) && scratch.infoCode === TRAP_TRACE;
+    if (!isStep || !ptrace.getRegs(thread.tid, scratch.address)) return this.#signalled(thread, SIG.trap);
+    const stop = stopAt(arm.template, at);
+    if (stop?.resume === undefined) return this.#tracees.resume(thread); // half done: the trap after the rest is the one
+    leaveSlot(this.#tracees, thread, arm, stop);
+    if (stop.silent) return this.#goOn(thread);
+    if (translateInfo(this.#tracees, arm)) this.#tracees.writeInfo(thread);
     this.#tracees.resume(thread, SIG.trap);
   }
 
@@ -504,23 +557,49 @@ export class Tracer implements StopListener {
 
   /** The instruction, in steps where post handlers follow it. */
   #runInstruction(thread: Thread, arm: Arm): void {
-    if (this.#wantAt(thread, arm)?.post !== true) return this.#runDisplaced(thread, arm);
-    if (ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#stepThrough(thread, arm);
-  }
-
-  #stepThrough(thread: Thread, arm: Arm): void {
-    thread.activity = { kind: 'stepping', arm, post: true };
-    this.#tracees.step(thread);
+    if (this.#wantAt(thread, arm)?.post === true) this.#runStepped(thread, arm, true);
+    else this.#runDisplaced(thread, arm);
   }
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    this.#expectMapping(thread, arm);
-    this.#goOnAt(thread, arm.slot);
+    if (arm.template.inPlace || thread.held.length > 0) return this.#runStepped(thread, arm, false);
+    this.#noteMappingCall(thread, arm);
+    this.#tracees.resumeAt(thread, arm.slot);
   }
 
-  #expectMapping(thread: Thread, arm: Arm): void {
-    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.activity = { kind: 'mapping-call' };
+  /** The instruction, step by step: for who wants to know when it has ended, or because signals wait for that. */
+  #runStepped(thread: Thread, arm: Arm, post: boolean): void {
+    const { scratch } = this.#tracees;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return;
+    const { entersKernel } = arm.template;
+    // a system call could wait for the very signal that waits for its end
+    if (entersKernel && thread.held.length > 0) return this.#goOnAt(thread, arm.address);
+    // nothing comes after rt_sigreturn; and the step would take the trap flag that it loads for ours
+    if (entersKernel && scratch.regs[REG.ax] === BigInt(NR.rtSigreturn))
+      return this.#goOnAt(thread, arm.slot);
+    this.#noteMappingCall(thread, arm);
+    if (!ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) return;
+    const traced = (scratch.regs[REG.flags]! & TRAP_FLAG) !== 0n;
+    thread.activity = { kind: 'stepping', arm, post, traced };
+    this.#step(thread, thread.activity);
+  }
+
+  #step(thread: Thread, { arm }: Stepping): void {
+    if (arm.template.inPlace) stepInPlace(this.#tracees, thread, arm);
+    else this.#tracees.step(thread);
+  }
+
+  #noteMappingCall(thread: Thread, arm: Arm): void {
+    if (arm.watch !== undefined && this.#mapsCode(thread, arm)) thread.inMappingCall = true;
+  }
+
+  /** The same where the thread has been pointed at its slot already. */
+  #goThrough(thread: Thread, arm: Arm): void {
+    const mustStep = arm.template.inPlace === true || thread.held.length > 0;
+    if (mustStep || this.#wantAt(thread, arm)?.post === true) return this.#runInstruction(thread, arm);
+    this.#noteMappingCall(thread, arm);
+    this.#tracees.resume(thread);
   }
 
   #goOnAt(thread: Thread, ip: number): void {
@@ -550,36 +629,70 @@ export class Tracer implements StopListener {
     if (runs) regs[REG.ip] = BigInt(arm.slot); // where it is already
     if (changed && !ptrace.setRegs(thread.tid, this.mailbox.regsAddress(slot))) return;
     if (!runs) return changed ? this.#goOn(thread) : this.#goOnAt(thread, Number(regs[REG.ip]));
-    if (arm.want?.post === true) return this.#stepThrough(thread, arm);
-    this.#expectMapping(thread, arm);
-    this.#goOn(thread);
+    this.#goThrough(thread, arm);
   }
 
-  /** The stop after one step in a slot. */
-  #stepped(thread: Thread, arm: Arm, post: boolean): void {
+  /** The stop after one step in a slot; its siginfo is in the scratch. */
+  #stepped(thread: Thread, { arm, post, traced }: Stepping): void {
     const slot = this.#hits.nextSlot;
     const address = slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot);
     const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
     if (!ptrace.getRegs(thread.tid, address)) return;
+    const { template } = arm;
     const ip = Number(regs[REG.ip]);
     const at = ip - arm.slot;
-    let end = ip;
-    if (at >= 0 && at < arm.template.code.length) {
-      const stop = stopAt(arm.template, at);
-      if (stop?.resume !== arm.template.length) return this.#tracees.step(thread);
-      end = arm.address + arm.template.length;
-      regs[REG.ip] = BigInt(end);
-      if (arm.template.pushesFlags) this.#clearPushedTrapFlag(thread, Number(regs[REG.sp]));
-    }
+    const inside = at >= 0 && at < template.code.length;
+    const stop = inside ? stopAt(template, at) : undefined;
+    const isRound = traced && stop?.resume === 0; // of a rep prefix
+    if (inside && !isRound && (stop?.resume !== template.length || isBrokenOff(arm, regs)))
+      return this.#tracees.step(thread);
+    const end = inside ? addressAt(arm, stop) : ip;
+    regs[REG.ip] = BigInt(end);
+    if (stop?.afterSyscall) hideFromSyscall(thread, arm, regs);
+    if (template.pushesFlags && !traced) this.#clearPushedTrapFlag(thread, Number(regs[REG.sp]));
     thread.activity = IDLE;
     this.#arming.restoreMask(thread);
+    if (traced && !template.entersKernel && !stop?.silent) this.#holdTrap(thread, arm);
+    if (template.entersKernel && this.#mapped(thread, regs)) this.#syncAt(thread, end);
+    this.#afterInstruction(thread, arm, post && !isRound, end);
+  }
+
+  /** The trap at the end of our step is the program's as well, which steps itself. */
+  #holdTrap(thread: Thread, arm: Arm): void {
+    translateInfo(this.#tracees, arm);
+    thread.held.unshift({
+      signal: SIG.trap,
+      info: this.#tracees.scratch.info.slice(0, SIGINFO_BYTES),
+    });
+  }
+
+  /** Whether a system call that was stepped over may have changed the mappings. */
+  #mapped(thread: Thread, regs: BigUint64Array): boolean {
+    const { space } = thread.process;
+    if (!space.traceSyscalls && !thread.inMappingCall) return false;
+    const nr = Number(BigInt.asIntN(32, regs[REG.origAx]!));
+    if (nr !== NR.mmap && nr !== NR.munmap) return false;
+    thread.inMappingCall = false;
+    return BigInt.asIntN(64, regs[REG.ax]!) >= 0n && space.isWanted;
+  }
+
+  /** Arm what is new while this thread waits at `ip`, behind the system call that mapped it. */
+  #syncAt(thread: Thread, ip: number): void {
+    const { space } = thread.process;
+    ptrace.pokeUser(thread.tid, USER_IP, ip);
+    space.frozen++;
+    this.#syncFrozen(thread);
+    const slot = this.#hits.nextSlot;
+    if (slot >= 0) ptrace.getRegs(thread.tid, this.mailbox.regsAddress(slot));
+  }
+
+  /** The instruction has ended, and the thread goes on at `end`; its registers are in the next slot of the mailbox. */
+  #afterInstruction(thread: Thread, arm: Arm, post: boolean, end: number): void {
     const want = this.#wantAt(thread, arm);
-    if (!post || want === undefined) {
-      ptrace.pokeUser(thread.tid, USER_IP, end);
-      return this.#goOn(thread);
+    if (post && want !== undefined) {
+      if (this.#hits.nextSlot >= 0) return this.#hits.post(thread, arm, 'post', want);
+      this.#report1(want.site.id, thread, 'post', TOO_MANY);
     }
-    if (slot >= 0) return this.#hits.post(thread, arm, 'post', want);
-    this.#report1(want.site.id, thread, 'post', TOO_MANY);
     ptrace.pokeUser(thread.tid, USER_IP, end);
     this.#goOn(thread);
   }
@@ -596,27 +709,32 @@ export class Tracer implements StopListener {
   #signalled(thread: Thread, signal: number): void {
     const { space } = thread.process;
     const { scratch } = this.#tracees;
-    if (space.areas.length === 0 || !ptrace.getRegs(thread.tid, scratch.address))
-      return this.#deliver(thread, signal);
+    if (space.arms.size === 0 && space.areas.length === 0) return this.#deliver(thread, signal);
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return;
     const ip = Number(scratch.regs[REG.ip]);
-    const inside = space.inSlot(ip);
+    const inside = space.inSlot(ip) ?? inPlaceAt(thread, ip);
     if (inside === undefined) return this.#deliver(thread, signal);
     const { arm, at } = inside;
-    if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoCode > 0) {
-      this.#arming.translateFault(thread, arm, at);
-      this.#arming.restoreMask(thread);
-      return this.#instructionFaulted(thread, arm, signal);
-    }
+    if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoCode > 0)
+      return this.#instructionFaulted(thread, arm, at, signal);
     const stop = stopAt(arm.template, at);
-    if (stop?.resume === arm.template.length && thread.activity.kind !== 'stepping') {
-      ptrace.pokeUser(thread.tid, USER_IP, arm.address + stop.resume);
+    const hasEnded = stop?.resume === arm.template.length;
+    if (arm.template.entersKernel && stop?.resume !== undefined)
+      return this.#signalledAtSyscall(thread, arm, stop, signal);
+    if (hasEnded && thread.activity.kind !== 'stepping') {
+      leaveSlot(this.#tracees, thread, arm, stop);
       return this.#deliver(thread, signal);
     }
     this.#holdSignal(thread, arm, signal);
   }
 
-  /** The displaced instruction has raised a signal. Registers and siginfo are the program's own. */
-  #instructionFaulted(thread: Thread, arm: Arm, signal: number): void {
+  /** The displaced instruction has raised a signal: its fault handlers first, then the program as if it had run in its own place. */
+  #instructionFaulted(thread: Thread, arm: Arm, at: number, signal: number): void {
+    this.#arming.translateFault(thread, arm, at);
+    // a system call that seccomp forbids: SIGSYS first, then the trap of our step over it
+    if (thread.activity.kind === 'stepping' && arm.template.entersKernel)
+      thread.strayTrap = this.#arming.stepTrapQueued(thread);
+    this.#arming.restoreMask(thread);
     const want = this.#wantAt(thread, arm);
     const { scratch } = this.#tracees;
     if (want?.fault !== true || !this.#tracees.readInfo(thread)) return this.#deliver(thread, signal);
@@ -641,6 +759,30 @@ export class Tracer implements StopListener {
     else this.#goOnAt(thread, ip);
   }
 
+  /**
+   * A system call is not waited for: it could wait for this signal. One that comes before it is delivered before it, and the
+   * place is hit again; one that breaks it off may have it made anew, from its own place.
+   */
+  #signalledAtSyscall(thread: Thread, arm: Arm, stop: SlotStop, signal: number): void {
+    const { regs } = this.#tracees.scratch;
+    const brokenOff = stop.resume !== 0 && isBrokenOff(arm, regs);
+    // no handler will run, and the kernel makes the call anew where the thread is
+    if (brokenOff && isIgnored(thread, signal)) return this.#resumeInSlot(thread, signal);
+    const { activity } = thread;
+    const mayEnd = brokenOff && BigInt.asIntN(64, regs[REG.ax]!) !== ALWAYS_RESTARTS;
+    if (mayEnd && activity.kind === 'stepping' && activity.post && arm.want !== undefined)
+      this.#report1(arm.want.site.id, thread, 'post', 'a signal broke the system call off');
+    leaveSlot(this.#tracees, thread, arm, stop);
+    this.#arming.restoreMask(thread);
+    this.#deliver(thread, signal);
+  }
+
+  #resumeInSlot(thread: Thread, signal: number): void {
+    if (thread.activity.kind !== 'stepping') return this.#tracees.resume(thread, signal);
+    thread.running = true;
+    ptrace.step(thread.tid, signal);
+  }
+
   #deliver(thread: Thread, signal: number): void {
     if (thread.activity.kind === 'stepping') thread.activity = IDLE;
     this.#tracees.resume(thread, signal);
@@ -656,9 +798,11 @@ export class Tracer implements StopListener {
       scratch.word[0] = thread.savedMask | ALL_BUT_FAULTS;
       ptrace.setSigMask(thread.tid, scratch.wordAddress);
     }
-    const post = thread.activity.kind === 'stepping' && thread.activity.post;
-    thread.activity = { kind: 'stepping', arm, post };
-    this.#tracees.step(thread);
+    if (thread.activity.kind !== 'stepping') {
+      const traced = (scratch.regs[REG.flags]! & TRAP_FLAG) !== 0n;
+      thread.activity = { kind: 'stepping', arm, post: false, traced };
+    }
+    this.#step(thread, thread.activity);
   }
 
   /** The end of a system call that may have mapped or unmapped a file. */
@@ -669,7 +813,7 @@ export class Tracer implements StopListener {
     const result = BigInt.asIntN(64, scratch.regs[REG.ax]!);
     const entering = result === -38n; // -ENOSYS until the call has been made (entry_64.S)
     if (entering || (nr !== NR.mmap && nr !== NR.munmap)) return this.#tracees.resume(thread);
-    thread.activity = IDLE;
+    thread.inMappingCall = false;
     if (result >= 0n) this.#rearm(thread, thread.process.space);
     else this.#goOn(thread);
   }
@@ -684,8 +828,8 @@ export class Tracer implements StopListener {
       if (!this.#missed(thread, 'the deadline passed before the handlers had run')) continue;
       // before the instruction it is where it shall go on: at the slot, or at the place where that was disarmed
       if (phase === 'pre') {
-        this.#expectMapping(thread, arm);
-        this.#goOn(thread);
+        if (thread.process.space.arms.get(arm.address) === arm) this.#goThrough(thread, arm);
+        else this.#goOn(thread);
       } else if (phase === 'return') {
         this.#afterReturn(thread, arm, others, arm.address);
       } else if (phase === 'fault') {
@@ -753,4 +897,24 @@ function notArmed(process: Process, { code, message }: UprobeError): ArmReport[]
   }));
   for (const report of reports) process.states.set(report.siteId, report);
   return reports;
+}
+
+/** Where a thread that is stepped over an instruction in its own place still stands before it. */
+function inPlaceAt({ activity }: Thread, ip: number): { readonly arm: Arm; readonly at: number } | undefined {
+  if (activity.kind !== 'stepping' || !activity.arm.template.inPlace || activity.arm.address !== ip)
+    return undefined;
+  return { arm: activity.arm, at: 0 };
+}
+
+/** A signal has broken the system call off that the thread is in: it may be made anew (arch/x86/kernel/signal.c). */
+const isBrokenOff = ({ template }: Arm, regs: BigUint64Array): boolean =>
+  template.entersKernel === true &&
+  BigInt.asIntN(64, regs[REG.origAx]!) >= 0n &&
+  RESTARTS.has(BigInt.asIntN(64, regs[REG.ax]!));
+
+/** Whether a signal will do nothing at all to a thread (a traced one is told of it all the same). */
+function isIgnored({ tid }: Thread, signal: number): boolean {
+  const has = (field: string): boolean =>
+    ((BigInt(`0x${statusField(tid, field) ?? '0'}`) >> BigInt(signal - 1)) & 1n) === 1n;
+  return has('SigIgn') || (IGNORED_BY_DEFAULT.has(signal) && !has('SigCgt'));
 }
