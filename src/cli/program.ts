@@ -61,10 +61,12 @@ function ({ processes, parameters, print, signal, end }), or { description, para
 It imports registerUprobe and the rest from 'uprobe'; what it registers is taken out at the end.
 NAME=VALUE belongs to the FILE before it. Several files are loaded in order and unloaded in reverse.
 
+uprobe run FILE --help tells what a module does and may be given. In the package, examples/modules has some.
+
 Examples:
-  uprobe run FILE --help          what a module does, and what it may be given
-  uprobe run calls.ts function=malloc -- ls /
-  uprobe run failing.ts nth=3 watching.ts -p 4711 --duration 10`;
+  uprobe run fault-injection.ts nth=20 -- ls /
+  uprobe run call-tree.ts coverage.ts functions=main -- bash -c true
+  uprobe run coverage.ts --help`;
 
 type Finish = (status: number) => void;
 
