@@ -142,8 +142,8 @@ export class AddressSpace {
     return refusals;
   }
 
-  #runsInPlace({ inPlace, calls }: SlotTemplate): boolean {
-    return inPlace === true || (calls === true && this.shadowStacks);
+  #runsInPlace(template: SlotTemplate): boolean {
+    return template.inPlace === true || (template.calls === true && this.shadowStacks);
   }
 
   /**
