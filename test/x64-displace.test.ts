@@ -251,7 +251,7 @@ test('a thread is stopped at the stops of its slot and nowhere else', () => {
 /** What runs out of line in other words: its prefixes dropped, or its fallback relocated. */
 const NOT_COPIED = /\b(syscall|int )|^xbegin/;
 /** Returns from the kernel, which fault where they are. */
-const FAULTS = /^sys(ret|exit)/;
+const FAULTS = /\b(sys(ret|exit)|rsm$)/;
 
 /** Whether the template is the instruction, but for a displacement from rip, and a jump back. */
 function isCopy(template: SlotTemplate, bytes: Uint8Array, hasOperand: boolean): boolean {

@@ -210,7 +210,7 @@ class View implements ModuleView {
     const code = this.#code;
     const engines = verdicts(this.#offers, {
       instruction: found.instruction,
-      displaced: code.arch.displace(found.instruction),
+      displaced: code.displace(found.instruction),
       consumers: [consumerLike(options)],
       processes: options.processes === undefined ? undefined : checkProcesses(options.processes),
     });

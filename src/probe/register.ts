@@ -236,7 +236,7 @@ class Draft {
   }
 
   #newSite(spec: CheckedSpec, module: ProbedModule, processes: ProcessSet, place: ResolvedPlace): Site {
-    const displaced = module.code.arch.displace(place.instruction);
+    const displaced = module.code.displace(place.instruction);
     const engine = this.#engineFor(spec, module, processes, place, displaced);
     const site = new Site(
       module,

@@ -38,7 +38,7 @@ interface Ended {
   readonly stdout: string;
   readonly stderr: string;
   readonly code: number | null;
-  readonly signal: NodeJS.Signals | null;
+  readonly signal: string | null;
 }
 
 async function ending(target: Target): Promise<Ended> {
@@ -47,7 +47,7 @@ async function ending(target: Target): Promise<Ended> {
     text(target.stderr!),
     target.exited,
   ]);
-  return { stdout, stderr, code, signal: signal as NodeJS.Signals | null };
+  return { stdout, stderr, code, signal };
 }
 
 function alone(command: string, args: readonly string[]): Ended {
@@ -149,4 +149,19 @@ for (const handlers of ['no', 'pre and post'] as const) {
       }
     },
   );
+}
+
+for (const flags of [['-fPIE', '-pie'], ['-no-pie']]) {
+  test(`inside a restartable sequence nothing is probed (${flags.join(' ')})`, () => {
+    const view = openModule(compileFixture('restartable', { flags }));
+    const [sequence] = [...view.functions()].filter(({ name }) => name === 'sequence');
+    const refused = [...view.instructions(sequence!)]
+      .slice(0, 5)
+      .map(
+        ({ offset }) => view.plan({ offset }).engines.find(({ engine }) => engine === 'trap')?.refusal?.code,
+      );
+    const inside = 'rseq-critical-section';
+    assert.deepEqual(refused, [undefined, inside, inside, inside, undefined]);
+    view.close();
+  });
 }
