@@ -15,7 +15,8 @@ export class Reached {
   watch(wanted: WantedPlace): (state: ArmState) => void {
     return ({ pid, state, refusal }) => {
       if (state === 'armed' || state === 'refused') this.#mapped.add(wanted);
-      if (state !== 'refused' || refusal === undefined || this.#refused.has(wanted)) return;
+      const isLost = state === 'refused' || state === 'gone'; // with a refusal: it lives, and we were shown the door
+      if (!isLost || refusal === undefined || this.#refused.has(wanted)) return;
       const { code, reason } = refusal;
       this.#refused.set(wanted, { probe: wanted.probe, code, reason: `process ${pid}: ${reason}` });
     };

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 
 export interface RunningProgram {
   readonly pid: number;
@@ -52,8 +52,11 @@ export async function until(what: string, condition: () => boolean): Promise<voi
   assert.ok(condition(), `${what}, in time`);
 }
 
+/** One of its threads, at least: the first one may have ended. */
 const sleepsInRead = (pid: number): boolean =>
-  /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+  readdirSync(`/proc/${pid}/task`).some((tid) =>
+    /^State:\tS/m.test(readFileSync(`/proc/${pid}/task/${tid}/status`, 'latin1')),
+  );
 
 export const tracerOf = (pid: number): string | undefined =>
   /^TracerPid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];

@@ -241,9 +241,9 @@ async function startTree(
       stdio: ['pipe', 'pipe', 'inherit'],
     },
   );
-  t.after(() => shell.stdin!.end()); // at its end all of them end
+  t.after(() => shell.stdin.end()); // at its end all of them end
   let output = '';
-  shell.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
+  shell.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
   const readies = (): number[] => [...output.matchAll(/ready (\d+)/g)].map((m) => Number(m[1]));
   await until('all are ready', () => readies().length === ready);
   return {
@@ -251,7 +251,7 @@ async function startTree(
     root: Number(/root (\d+)/.exec(output)?.[1]),
     pids: readies(),
     end: async () => {
-      shell.stdin!.end();
+      shell.stdin.end();
       await once(shell, 'close');
       return output;
     },

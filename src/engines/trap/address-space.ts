@@ -104,8 +104,12 @@ export class AddressSpace {
   /** Its threads have shadow stacks, which only true calls write. */
   shadowStacks = false;
 
-  constructor(readonly pid: number) {
-    this.memory = new ProcessMemory(pid);
+  /** `shownBy`: a thread that has not ended, where the first one has. */
+  constructor(
+    readonly pid: number,
+    shownBy = pid,
+  ) {
+    this.memory = new ProcessMemory(shownBy);
   }
 
   /** The processes that share it. */
@@ -140,10 +144,8 @@ export class AddressSpace {
       else byModule.set(want.site.module.id, [want]);
     }
     for (const wants of byModule.values()) {
-      const executable = mappingsOf(wants[0]!.site.module, maps, this.shownBy).filter(
-        (m) => m.perms[2] === 'x',
-      );
-      for (const m of executable) {
+      const mapped = mappingsOf(wants[0]!.site.module, maps, this.shownBy);
+      for (const m of mapped.filter((one) => one.perms[2] === 'x' || this.#isArmedIn(one))) {
         for (const want of wants) {
           const { offset } = want.site;
           if (offset >= m.offset && offset < m.offset + (m.end - m.start))
@@ -152,6 +154,12 @@ export class AddressSpace {
       }
     }
     return result;
+  }
+
+  /** Text that a program has made inexecutable for a while (mprotect(2)), to change it: what is armed there stays so. */
+  #isArmedIn({ start, end }: Mapping): boolean {
+    for (const address of this.arms.keys()) if (address >= start && address < end) return true;
+    return false;
   }
 
   /** One for each site that any of the processes wants. */

@@ -100,7 +100,7 @@ export const mayOweReport = (process: Process, status: number): boolean =>
 
 /** What is in the memory of a child by CLONE_VM is no copy. */
 export const sharerOf = (tid: number, processes: Iterable<Process>): Process | undefined => {
-  for (const process of processes) if (shareMemory(tid, process.pid)) return process;
+  for (const process of processes) if (shareMemory(tid, process.space.shownBy)) return process;
   return undefined;
 };
 

@@ -9,12 +9,12 @@ import { readMemory } from '../../linux/process-memory.js';
 
 const CLONE_VFORK = 0x4000n;
 
-/** All others; that is asked of every process there is, for nothing else tells. */
-export function sharersOf(pid: number): number[] {
+/** All others than `pid`, whose memory a thread of it shows; that is asked of every process there is, for nothing else tells. */
+export function sharersOf(pid: number, shownBy: number): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((other) => other !== pid && shareMemory(pid, other));
+    .filter((other) => other !== pid && shareMemory(shownBy, other));
 }
 
 /**

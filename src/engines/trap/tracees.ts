@@ -11,6 +11,7 @@ import { shareMemory } from '../../linux/kcmp.js';
 import { statusField } from '../../linux/proc-status.js';
 import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
+import { liveThread } from '../../process/check.js';
 import { AddressSpace } from './address-space.js';
 import { REG_WORDS } from './mailbox.js';
 import { mayOweReport, Orphans, sharerOf } from './orphans.js';
@@ -243,17 +244,25 @@ export class Tracees {
   }
 
   #dispatch(tid: number, status: number): void {
-    const thread = this.threads.get(tid);
+    const thread = this.threads.get(tid) ?? this.#newLeader(tid, status);
     if (thread === undefined) return this.#unknown(tid, status);
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
     this.#looked = thread;
     thread.inCall = IN_CALL.has(stopEvent(status));
+    thread.interrupted = false; // any stop is the one that was asked for (kernel/signal.c, ptrace_stop)
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
     if (event === EVENT.exec) return this.#executed(thread, status);
     if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
     else this.listener.stopped(thread, status);
+  }
+
+  /** Of a process whose first thread had ended before we came: one that executes a program takes its place. */
+  #newLeader(tid: number, status: number): Thread | undefined {
+    const process = this.processes.get(tid);
+    const isNew = process !== undefined && stopEvent(status) === EVENT.exec;
+    return isNew ? this.addThread(tid, process) : undefined;
   }
 
   #unknown(tid: number, seen: number): void {
@@ -424,9 +433,10 @@ export class Tracees {
     this.#refuseForeignChild(pid);
     const attached: Process[] = [];
     try {
-      ptrace.seize(pid, OPTIONS);
-      const process = new Process(pid, this.#spaceOf(pid), 'wanted');
-      this.addThread(pid, process);
+      const first = hasEnded(pid) ? (liveThread(pid) ?? pid) : pid;
+      ptrace.seize(first, OPTIONS);
+      const process = new Process(pid, this.#spaceOf(pid, first), 'wanted');
+      this.addThread(first, process);
       attached.push(process);
       while (this.#seizeNewThreads(process));
       while (this.#seizeSharers(process, attached));
@@ -441,20 +451,20 @@ export class Tracees {
   }
 
   /** A memory of its own, or that of a process which we trace already. */
-  #spaceOf(pid: number): AddressSpace {
-    for (const { pid: other, space } of this.processes.values()) {
-      if (!shareMemory(pid, other)) continue;
+  #spaceOf(pid: number, shownBy: number): AddressSpace {
+    for (const { space } of this.processes.values()) {
+      if (!shareMemory(shownBy, space.shownBy)) continue;
       // who was about to be let go is carried over what is armed again
       for (const process of space.processes()) if (process.role === 'leaving') process.role = 'carried';
       return space;
     }
-    return new AddressSpace(pid);
+    return new AddressSpace(pid, shownBy);
   }
 
   /** What is put into this memory concerns them, too: they are carried over it. */
   #seizeSharers(process: Process, attached: Process[]): boolean {
     let found = false;
-    for (const pid of sharersOf(process.pid)) {
+    for (const pid of sharersOf(process.pid, process.space.shownBy)) {
       if (this.threads.has(pid) || !this.#seized(pid)) continue;
       const sharer = new Process(pid, process.space, 'carried');
       this.addThread(pid, sharer);
@@ -494,8 +504,8 @@ export class Tracees {
       ptrace.seize(tid, OPTIONS);
       return true;
     } catch (e) {
-      const hasEnded = e instanceof SyscallError && e.errno === ERRNO.ESRCH;
-      if (hasEnded || statusField(tid, 'TracerPid') === String(this.bell.tid)) return false;
+      const isEnded = (e instanceof SyscallError && e.errno === ERRNO.ESRCH) || hasEnded(tid);
+      if (isEnded || statusField(tid, 'TracerPid') === String(this.bell.tid)) return false;
       throw e;
     }
   }
@@ -529,7 +539,7 @@ export class Tracees {
       if (late === undefined) return undefined;
       if (performance.now() > limit) return late;
       if (!this.take(patience)) {
-        late.isZombie = hasEnded(late);
+        late.isZombie = hasEnded(late.tid);
         late.inVfork = waitsForChild(late.tid, space.memory.fd);
       }
       this.rungMeanwhile |= this.bell.rung();
@@ -662,4 +672,4 @@ const isGone = (e: unknown): boolean =>
   e instanceof SyscallError && (e.errno === ERRNO.ENOENT || e.errno === ERRNO.ESRCH);
 
 /** A leader that has ended is listed as long as other threads of its process live. */
-const hasEnded = ({ tid }: Thread): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');
+const hasEnded = (tid: number): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');

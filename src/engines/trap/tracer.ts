@@ -255,7 +255,6 @@ export class Tracer implements StopListener {
   stopped(thread: Thread, status: number): void {
     const event = stopEvent(status);
     const signal = stopSignal(status);
-    if (event === EVENT.stop) thread.interrupted = false;
     if (event === EVENT.vforkDone) thread.inVfork = false;
     if (event === EVENT.exec) return this.#executed(thread, status);
     if (thread.process.role === 'leaving') {
