@@ -69,8 +69,11 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
-  /** Whether it matters which threads block SIGTRAP: calls that change masks are watched. */
+  /** Calls that change signal masks are watched. */
   watchesMasks = false;
+  /** For good: SIGTRAP is something to this program. Else until it has changed masks a few times without touching it. */
+  masksMatter = false;
+  maskCalls = 0;
   /** Where a thread can make a system call for us. */
   callStub: CallStub | undefined;
   /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */

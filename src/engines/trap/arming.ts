@@ -101,7 +101,7 @@ export class Arming {
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);
-      if (arm.want === undefined && arm.watch === undefined) surplus.push(arm);
+      if (arm.want === undefined && !isWatched(space, arm)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
     for (const [address, want] of wanted) {
@@ -432,6 +432,9 @@ export class Arming {
     ptrace.setSigInfo(thread.tid, scratch.infoAddress);
   }
 }
+
+const isWatched = (space: AddressSpace, { watch }: Arm): boolean =>
+  watch !== undefined && (space.watchesMasks || (watch !== 'sigmask' && watch !== 'sigreturn'));
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;

@@ -480,10 +480,12 @@ export class Tracer implements StopListener {
 
   /** Run the displaced instruction in its slot, registers as they are. */
   #runDisplaced(thread: Thread, arm: Arm): void {
-    const mattered = thread.process.space.watchesMasks;
-    if (!this.#watch(thread, arm)) this.#goOnAt(thread, arm.slot);
-    else if (mattered === thread.process.space.watchesMasks) this.#goOn(thread);
-    else this.#rearm(thread, thread.process.space.owner);
+    const { space } = thread.process;
+    const { watchesMasks } = space;
+    const isMade = this.#watch(thread, arm);
+    if (watchesMasks === space.watchesMasks)
+      return isMade ? this.#goOn(thread) : this.#goOnAt(thread, arm.slot);
+    if (isMade || ptrace.pokeUser(thread.tid, USER_IP, arm.slot)) this.#rearm(thread, space.owner);
   }
 
   /** A system call that we watch. True when it has been made here, and the thread is behind it. */
