@@ -44,8 +44,10 @@ export interface Arm {
 }
 
 /** Whether a breakpoint serves anything. */
-export const isUsed = ({ want, watch, returns }: Arm): boolean =>
-  want !== undefined || watch !== undefined || returns !== undefined;
+export const isUsed = ({ want, watch, returns }: Arm, { watchesMasks }: AddressSpace): boolean =>
+  want !== undefined ||
+  returns !== undefined ||
+  (watch !== undefined && (watchesMasks || (watch !== 'sigmask' && watch !== 'sigreturn')));
 
 interface Area {
   readonly start: number;
@@ -93,8 +95,11 @@ export class AddressSpace {
   isBehind = false;
   /** A process has left it while it was frozen: whether anybody still wants it is to be asked when it thaws. */
   wasLeft = false;
-  /** Whether it matters which threads block SIGTRAP: calls that change masks are watched. */
+  /** Calls that change signal masks are watched. */
   watchesMasks = false;
+  /** For good: SIGTRAP is something to this program. Else until it has changed masks a few times without touching it. */
+  masksMatter = false;
+  maskCalls = 0;
   /** Where a thread can make a system call for us. */
   callStub: CallStub | undefined;
   /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
@@ -338,7 +343,7 @@ export class AddressSpace {
       const arm = { ...original, want, returns };
       this.arms.set(arm.address, arm);
       if (!arm.template.inPlace) this.#bySlot.set(arm.slot, arm);
-      if (!isUsed(arm)) this.isBehind = true;
+      if (!isUsed(arm, parent)) this.isBehind = true;
     }
     for (const arm of parent.#retired) {
       this.#retired.add(arm);
@@ -350,6 +355,8 @@ export class AddressSpace {
     this.carrier = parent.carrier?.copy();
     this.principal = child;
     this.watchesMasks = parent.watchesMasks;
+    this.masksMatter = parent.masksMatter;
+    this.maskCalls = parent.maskCalls;
     this.watched = parent.watched;
     this.traceSyscalls = parent.traceSyscalls;
   }

@@ -134,7 +134,7 @@ export class Arming {
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);
       if (arm.returns !== undefined) stillReturning(arm, arm.returns, isAwaited, maps);
-      if (!isUsed(arm)) surplus.push(arm);
+      if (!isUsed(arm, space)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
     for (const thread of space.threads)

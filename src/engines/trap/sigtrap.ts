@@ -23,6 +23,8 @@ const SA_NODEFER = 0x4000_0000n;
 const SA_RESETHAND = 0x8000_0000n;
 /** SIGKILL and SIGSTOP. */
 const UNBLOCKABLE = (1n << BigInt(SIG.kill - 1)) | (1n << BigInt(SIG.stop - 1));
+/** Changes of masks that are watched in a program to which SIGTRAP is nothing. Those that block it mostly do so early. */
+const MOST_MASK_CALLS = 64;
 const SIG_BLOCK = 0;
 const SIG_SETMASK = 2;
 const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
@@ -68,14 +70,15 @@ export class TrapActions {
 
   /** Before anything is armed: who blocks SIGTRAP. */
   lookAtMasks(space: AddressSpace): void {
+    space.watchesMasks = true;
     for (const thread of space.threads) {
       const mask = signals(thread.tid, 'SigBlk');
       // one that blocks everything does so for a moment
       thread.blocksTrap = (mask & TRAP_BIT) !== 0n && !blocksFaults(mask);
-      space.watchesMasks ||= thread.blocksTrap;
+      space.masksMatter ||= thread.blocksTrap;
     }
     for (const { pid } of space.processes())
-      space.watchesMasks ||= ((signals(pid, 'SigCgt') | signals(pid, 'SigIgn')) & TRAP_BIT) !== 0n;
+      space.masksMatter ||= ((signals(pid, 'SigCgt') | signals(pid, 'SigIgn')) & TRAP_BIT) !== 0n;
   }
 
   /** Looked at in every hit, whose thread's mask is in the scratch: whether `hit` has anything to do. */
@@ -152,7 +155,15 @@ export class TrapActions {
     const { scratch } = this.tracees;
     if (!ptrace.getRegs(thread.tid, scratch.address)) return;
     const set = this.#setAt(thread, Number(scratch.regs[REG.sp]) + UC_MASK);
-    if (set !== undefined) thread.blocksTrap = (set & TRAP_BIT) !== 0n && !blocksFaults(set);
+    if (set !== undefined) this.#blocks(thread, (set & TRAP_BIT) !== 0n && !blocksFaults(set));
+  }
+
+  /** Every call that is watched costs as much as a hit: not for ever in programs that care for SIGTRAP as little as most. */
+  #blocks(thread: Thread, blocksTrap: boolean): void {
+    const { space } = thread.process;
+    thread.blocksTrap = blocksTrap;
+    space.masksMatter ||= blocksTrap;
+    if (!space.masksMatter && ++space.maskCalls > MOST_MASK_CALLS) space.watchesMasks = false;
   }
 
   #setAt(thread: Thread, address: number): bigint | undefined {
@@ -169,9 +180,9 @@ export class TrapActions {
     if (set === undefined) return;
     const has = (set & TRAP_BIT) !== 0n;
     const how = Number(BigInt.asIntN(32, regs[REG.di]!));
-    if (how === SIG_SETMASK) thread.blocksTrap = has && !blocksFaults(set);
-    else if (has && how === SIG_BLOCK) thread.blocksTrap ||= !blocksFaults(set);
-    else if (has) thread.blocksTrap = false;
+    if (how === SIG_SETMASK) this.#blocks(thread, has && !blocksFaults(set));
+    else if (how === SIG_BLOCK) this.#blocks(thread, thread.blocksTrap || (has && !blocksFaults(set)));
+    else this.#blocks(thread, thread.blocksTrap && !has);
   }
 
   /** Its own action, which another one is in the place of, ignores it. */
@@ -271,7 +282,7 @@ export class TrapActions {
   #keepOwn(process: Process, action: Action): void {
     const { space } = process;
     process.trapAction = action;
-    space.watchesMasks ||= action[0] !== SIG_DFL;
+    if (action[0] !== SIG_DFL) space.masksMatter = space.watchesMasks = true;
     // a child that shares the memory for a while has actions of its own
     if (process === space.principal) space.carrier?.keepOwn(space.memory, action);
   }

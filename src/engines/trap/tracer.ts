@@ -628,10 +628,13 @@ export class Tracer implements StopListener {
     if (arm.watch === undefined) return false;
     const { space } = thread.process;
     const mattered = space.watchesMasks;
-    if (!this.#watch(thread, arm, arm.watch)) return false;
-    if (mattered === space.watchesMasks) this.#goOn(thread);
-    else this.#rearm(thread, space);
-    return true;
+    const isMade = this.#watch(thread, arm, arm.watch);
+    if (mattered !== space.watchesMasks) {
+      this.#rearm(thread, space);
+      return true;
+    }
+    if (isMade) this.#goOn(thread);
+    return isMade;
   }
 
   /** The thread is at its slot. True: it is behind the call now. */

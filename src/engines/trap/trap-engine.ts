@@ -240,7 +240,7 @@ class Trap implements TrapEngine {
         reject,
       });
       this.#send({ ...command, id });
-      this.#guard.start(); // while the tracer works
+      if (command.kind === 'apply') this.#guard.start(); // while the tracer works
       this.#keepAlive();
     });
   }
