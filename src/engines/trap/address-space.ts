@@ -254,8 +254,8 @@ export class AddressSpace {
     return carrier.setTable(memory, [...this.arms.values(), ...coming], map);
   }
 
-  #runsInPlace({ inPlace, calls }: SlotTemplate): boolean {
-    return inPlace === true || (calls === true && this.shadowStacks);
+  #runsInPlace(template: SlotTemplate): boolean {
+    return template.inPlace === true || (template.calls === true && this.shadowStacks);
   }
 
   /**

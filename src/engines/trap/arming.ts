@@ -25,8 +25,6 @@ import {
   REG,
   SIGINFO_BYTES,
   USER_IP,
-  exited,
-  killed,
   signalStop,
   stopEvent,
   stopSignal,
@@ -317,8 +315,12 @@ export class Arming {
       thread.process.role = 'leaving';
       if (!thread.running) this.#takeBack(thread);
     }
-    this.#disarm(space, [...space.arms.values()]);
-    this.#vacate(space);
+    try {
+      this.#disarm(space, [...space.arms.values()]);
+      this.#vacate(space);
+    } catch (e) {
+      if (!isEnd(e)) throw e; // it has ended, or executes another program: nothing of ours is in that
+    }
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
     // who has executed a program meanwhile is in another memory, with nothing of ours
@@ -376,7 +378,7 @@ export class Arming {
       thread.interrupted = ptrace.interruptIfThere(thread.tid);
       if (!ptrace.cont(thread.tid, signal) || bell.reap(thread.tid) !== thread.tid) return;
       const { status } = bell;
-      if (exited(status) || killed(status)) throw ended(thread.process.pid);
+      if (this.tracees.isTheEnd(thread, status)) throw ended(thread.process.pid);
       thread.pending = status;
       if (stopEvent(status) !== 0) thread.interrupted = false;
     }
@@ -436,7 +438,10 @@ export class Arming {
     const wasGroupStop = thread.pending !== undefined && stopSignal(thread.pending) !== SIG.trap;
     if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
-    if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
+    if (this.tracees.isTheEnd(thread, status)) {
+      if (this.tracees.threads.has(thread.tid)) bell.consume(thread.tid);
+      return;
+    }
     thread.pending = status;
     beforeTaken();
     bell.consume(thread.tid);
@@ -558,6 +563,8 @@ function stillReturning(
   for (const id of returns) if (!isCode || !isAwaited(id)) returns.delete(id);
   if (returns.size === 0) arm.returns = undefined;
 }
+
+const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;

@@ -10,17 +10,7 @@ import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
 import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
 import type { Thread } from './thread.js';
-import {
-  PLAIN_STOP,
-  REG,
-  SIGINFO_BYTES,
-  TRAP_FLAG,
-  stopEvent,
-  stopSignal,
-  exited,
-  killed,
-  type Tracees,
-} from './tracees.js';
+import { PLAIN_STOP, REG, SIGINFO_BYTES, TRAP_FLAG, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
@@ -118,10 +108,7 @@ export class RemoteSyscalls {
     const { scratch, bell } = this.tracees;
     if (!resumed || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
     const { status } = bell;
-    if (exited(status) || killed(status)) {
-      this.tracees.ended(thread, status);
-      throw gone(thread);
-    }
+    if (this.tracees.isTheEnd(thread, status)) throw gone(thread);
     if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
     if (stopEvent(status) !== 0) thread.interrupted = false;
     return status;

@@ -157,6 +157,7 @@ export class Tracees {
 
   /** Take one event if there is one, or wait up to `timeout` ms for it (`unless`: see BellWait.next). False when there was none. */
   take(timeout: number | undefined, unless?: () => boolean): boolean {
+    if (this.#takeLater()) return true;
     const taken = this.#serve(this.bell.next(this.#orphans.wait(timeout), unless));
     if (!this.#orphans.isEmpty) this.#adoptLost();
     return taken;
@@ -164,7 +165,7 @@ export class Tracees {
 
   /** No thread of a few runs: no event can come that a short sleep on the bell would miss for long. */
   get quiet(): boolean {
-    if (this.threads.size > FEW) return false;
+    if (this.threads.size > FEW || this.#later.length > 0) return false;
     for (const thread of this.threads.values()) if (thread.running) return false;
     return true;
   }
@@ -176,7 +177,26 @@ export class Tracees {
 
   /** Take one event that is already there. */
   takeNow(): boolean {
-    return this.#serve(this.bell.poll());
+    return this.#takeLater() || this.#serve(this.bell.poll());
+  }
+
+  readonly #later: { readonly tid: number; readonly status: number }[] = [];
+
+  /**
+   * A stop that was found while something was done with the thread for us. True where it is the end of all that: another
+   * thread has executed a program, or this one is no more. It is seen to when we are done.
+   */
+  isTheEnd(thread: Thread, status: number): boolean {
+    if (exited(status) || killed(status)) this.ended(thread, status);
+    else if (stopEvent(status) === EVENT.exec) this.#later.push({ tid: thread.tid, status });
+    else return false;
+    return true;
+  }
+
+  #takeLater(): boolean {
+    const next = this.#later.shift();
+    if (next !== undefined) this.#dispatch(next.tid, next.status);
+    return next !== undefined;
   }
 
   /** The thread whose stop has been looked at and not been taken. */
@@ -254,8 +274,13 @@ export class Tracees {
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
     if (event === EVENT.exec) return this.#executed(thread, status);
-    if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
-    else this.listener.stopped(thread, status);
+    try {
+      if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
+      else this.listener.stopped(thread, status);
+    } catch (e) {
+      // it has ended, or another program has, while something was done with it
+      if (!(e instanceof ProcessError) || e.code !== 'no-such-process') throw e;
+    }
   }
 
   /** Of a process whose first thread had ended before we came: one that executes a program takes its place. */
