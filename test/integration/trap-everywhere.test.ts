@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { openModule, registerUprobes, spawnTarget, type Target, type UprobeSpec } from 'uprobe';
-import { compileFixture, privateCopies, privateCopy } from '../helpers/compile.js';
+import { compileFixture, linkedPair, privateCopies, privateCopy } from '../helpers/compile.js';
 
 /** Every instruction of a program's functions but those `without`. */
 function placesIn(path: string, processes: number, without: readonly string[]): UprobeSpec[] {
@@ -150,6 +150,30 @@ for (const handlers of ['no', 'pre and post'] as const) {
     },
   );
 }
+
+test(
+  'a library is probed in time also where the call that maps it is itself stepped over',
+  { timeout: 60_000 },
+  async () => {
+    const { linker, libc, copy } = privateSystem(compileFixture('dlopener'));
+    const { library } = linkedPair();
+    const target = await start(linker, ['--library-path', dirname(libc), copy, library, '4', '5']);
+    const group = await registerUprobes([
+      ...[libc, linker]
+        .flatMap((path) => specialPlaces(path, target.pid))
+        .map((spec) => ({ ...spec, postHandler: () => undefined })),
+      { pathname: library, symbol: 'lib_work', processes: target.pid },
+      { pathname: library, symbol: 'lib_setup', processes: target.pid },
+    ]);
+    const ended = ending(target);
+    await target.resume();
+    const { code, stderr } = await ended;
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });
+    const [work, setup] = [...group].slice(-2);
+    assert.deepEqual([work?.nhits, setup?.nhits], [20n, 12n]); // as the stepper counts (oracle.test.ts)
+    await group.unregister();
+  },
+);
 
 for (const flags of [['-fPIE', '-pie'], ['-no-pie']]) {
   test(`inside a restartable sequence nothing is probed (${flags.join(' ')})`, () => {

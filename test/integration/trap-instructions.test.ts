@@ -43,6 +43,14 @@ const cases: readonly Case[] = [
   { program: 'syscalls', handlers: 'none', oracle: false },
   { program: 'syscalls', args: ['2'], handlers: 'pre', oracle: false },
   { program: 'syscalls', args: ['2', 'exec'], handlers: 'pre and post', oracle: false, misses: true },
+  {
+    program: 'syscalls',
+    args: ['1'],
+    handlers: 'pre and post',
+    oracle: false,
+    flags: ['-static'],
+    misses: true,
+  },
   { program: 'selfstep', handlers: 'none', oracle: false },
   { program: 'selfstep', handlers: 'pre', oracle: false },
   // each round of a rep prefix traps, and begins anew; rt_sigreturn has no after
