@@ -24,6 +24,7 @@ import {
   PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
+  TRAP_FLAG,
   USER_IP,
   signalStop,
   stopEvent,
@@ -215,9 +216,17 @@ export class Arming {
         continue;
       }
       if (raised === 'trap') this.#endTrap(thread, arm, stop);
+      this.#clearStepped(thread, arm, stop);
       leaveSlot(this.tracees, thread, arm, stop);
       return this.#endStepping(thread);
     }
+  }
+
+  /** A step over pushf that has ended, and that nobody will look at any more. The registers are in the scratch. */
+  #clearStepped(thread: Thread, { template }: Arm, { resume }: SlotStop): void {
+    const { activity } = thread;
+    if (activity.kind !== 'stepping' || activity.traced || !template.pushesFlags || resume === 0) return;
+    this.clearPushedTrapFlag(thread, Number(this.tracees.scratch.regs[REG.sp]));
   }
 
   /** What a thread waits in the delivery of: the trap after a step, or what the instruction raised; the siginfo is in the scratch. */
@@ -244,6 +253,13 @@ export class Arming {
     } else if (translateInfo(this.tracees, arm)) {
       this.tracees.writeInfo(thread);
     }
+  }
+
+  /** A step sets the trap flag, and pushf has just pushed it. */
+  clearPushedTrapFlag(thread: Thread, sp: number): void {
+    const { memory } = thread.process.space;
+    const flags = memory.read(sp, 2);
+    if (flags !== undefined) memory.write(sp, Uint8Array.of(flags[0]!, flags[1]! & ~Number(TRAP_FLAG >> 8n)));
   }
 
   #slotOf(thread: Thread): ReturnType<AddressSpace['inSlot']> {

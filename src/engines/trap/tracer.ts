@@ -8,7 +8,6 @@ import { SIG } from '../../linux/numbers.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError, UprobeError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
-import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import { NR } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
 import type { SlotStop } from '../../arch/arch.js';
@@ -702,7 +701,7 @@ export class Tracer implements StopListener {
     const end = inside ? addressAt(arm, stop) : ip;
     regs[REG.ip] = BigInt(end);
     if (stop?.afterSyscall) hideFromSyscall(thread, arm, regs);
-    if (template.pushesFlags && !traced) this.#clearPushedTrapFlag(thread, Number(regs[REG.sp]));
+    if (template.pushesFlags && !traced) this.#arming.clearPushedTrapFlag(thread, Number(regs[REG.sp]));
     thread.activity = IDLE;
     this.#arming.restoreMask(thread);
     this.#arming.traps.afterSteps(thread);
@@ -749,14 +748,6 @@ export class Tracer implements StopListener {
     }
     ptrace.pokeUser(thread.tid, USER_IP, end);
     this.#goOn(thread);
-  }
-
-  /** A step sets the trap flag, and pushf has just pushed it. */
-  #clearPushedTrapFlag(thread: Thread, sp: number): void {
-    const { fd } = thread.process.space.memory;
-    const flags = readMemory(fd, sp, 2);
-    if (flags !== undefined)
-      writeMemory(fd, sp, Uint8Array.of(flags[0]!, flags[1]! & ~Number(TRAP_FLAG >> 8n)));
   }
 
   /** A signal about to be delivered. A thread inside a slot must not be seen there by the program. */
