@@ -536,8 +536,11 @@ export class Tracees {
   }
 
   #undoSeize(tid: number): void {
-    if (!ptrace.interruptIfThere(tid)) return;
-    if (this.bell.reap(tid) === tid) ptrace.detach(tid, 0);
+    if (!ptrace.interruptIfThere(tid) || this.bell.reap(tid) !== tid) return;
+    const { status } = this.bell;
+    // the end of a program that we have started is told nowhere else
+    if (!exited(status) && !killed(status)) ptrace.detach(tid, 0);
+    else if (this.children.has(tid)) this.listener.childEnded(tid, status);
   }
 
   /** A child of ours that is about to execute its first program. */
