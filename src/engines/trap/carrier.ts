@@ -203,6 +203,10 @@ export class Carrier {
     if (!memory.write(this.base, page)) throw new Error('the memory of the carrier cannot be written');
   }
 
+  /** The address of our handler. */
+  get handler(): number {
+    return this.base + (assembled ??= assemble()).handler;
+  }
   get ours(): number {
     return this.base + HEADER.ours;
   }
