@@ -16,7 +16,9 @@ for (let i = 0; i < rounds; i++) {
   const wrong = await outlive(program, { way, end, target, after });
   if (wrong.length > 0) failed++;
   if (wrong.length > 0)
-    console.log(`round ${i}: ${way} ${end} ${target.join()} after ${after.toFixed()} ms: ${wrong.join('; ')}`);
+    console.log(
+      `round ${i}: ${way} ${end} ${target.join()} after ${after.toFixed()} ms: ${wrong.join('; ')}`,
+    );
 }
 console.log(`${rounds} rounds, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { registerUprobe, spawnTarget } from 'uprobe';
-import { compileFixture, privateCopy } from '../helpers/compile.js';
+import { compileFixture, privateCopy, whyNoMusl } from '../helpers/compile.js';
 import { readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { startProgram } from '../helpers/running.js';
@@ -63,6 +63,24 @@ for (const args of programs) {
     assert.ok(uprobe.nhits >= ROUNDS);
   });
 }
+
+test(
+  'a program with a C library whose calls have no such stubs has its own handler all the same',
+  { skip: whyNoMusl() },
+  async () => {
+    const other = privateCopy(compileFixture('sigtrap', { compiler: 'musl-gcc', flags: ['-static'] }));
+    for (const way of ['late', 'ignore']) {
+      const target = await spawnTarget(other, [way, 'raise']);
+      const uprobe = await registerUprobe({ pathname: other, symbol: 'probed', processes: target });
+      const output = text(target.stdout!);
+      await target.resume();
+      target.stdin!.end('x'.repeat(ROUNDS));
+      assert.deepEqual(await target.exited, { code: 0, signal: null });
+      assert.equal(await output, 'ready\nright\n');
+      assert.ok(uprobe.nhits >= ROUNDS);
+    }
+  },
+);
 
 test('a program whose action for SIGTRAP is looked at from outside has its own again afterwards', async () => {
   for (const args of [['handle'], ['ignore'], ['block'], ['default']]) {

@@ -213,9 +213,9 @@ export class Carrier {
     if (!memory.write(this.base, page)) throw new Error('the memory of the carrier cannot be written');
   }
 
-  /** The address of the handler, as the kernel has it. */
-  get handler(): bigint {
-    return BigInt(this.base + (assembled ??= assemble()).handler);
+  /** The address of our handler. */
+  get handler(): number {
+    return this.base + (assembled ??= assemble()).handler;
   }
   get ours(): number {
     return this.base + HEADER.ours;

@@ -211,7 +211,7 @@ export class TrapActions {
     this.remote.unfiltered(thread, () => {
       const own = this.#present(thread);
       // clone(2), CLONE_SIGHAND: its actions are those of another process here
-      const isOurs = own[0] === carrier.handler;
+      const isOurs = own[0] === BigInt(carrier.handler);
       process.trapAction = isOurs ? (principal?.trapAction ?? BigUint64Array.of(SIG_DFL, 0n, 0n, 0n)) : own;
       if (!isOurs) this.#set(thread, carrier.ours);
       this.ledger?.add(process.pid, carrier.base);
@@ -292,14 +292,37 @@ export class TrapActions {
    * an instruction, which ignoring it does not help against.
    */
   deliver(thread: Thread, forced: boolean): void {
-    const own = thread.process.trapAction;
     const { carrier } = thread.process.space;
-    if (own === undefined || carrier === undefined) return this.tracees.resume(thread, SIG.trap);
+    if (carrier === undefined || thread.process.trapAction === undefined || this.#hasOwn(thread, carrier))
+      return this.tracees.resume(thread, SIG.trap);
+    const own = thread.process.trapAction;
     if (own[0] === SIG_IGN && !forced) return this.tracees.resume(thread);
     const isHandled = own[0]! > SIG_IGN;
     this.remote.unfiltered(thread, () => this.#set(thread, isHandled ? carrier.own : carrier.none));
     if (isHandled) this.#intoHandler(thread, own, carrier);
     else this.tracees.resume(thread, SIG.trap);
+  }
+
+  /** It has set an action in a way that we did not see. That is its own then. */
+  #hasOwn(thread: Thread, carrier: Carrier): boolean {
+    const real = this.remote.unfiltered(thread, () => this.#ask(thread));
+    // the default may also be the kernel's doing
+    if (real === undefined || real[0] === SIG_DFL || real[0] === BigInt(carrier.handler)) return false;
+    this.#keepOwn(thread.process, real);
+    return true;
+  }
+
+  /** The thread has just made rt_sigaction, in a program of which every system call is looked at. */
+  called(thread: Thread): void {
+    const { carrier } = thread.process.space;
+    if (carrier === undefined || thread.process.trapAction === undefined) return;
+    thread.pending = PLAIN_STOP;
+    const real = this.remote.unfiltered(thread, () => this.#ask(thread));
+    if (real !== undefined && real[0] !== BigInt(carrier.handler)) {
+      this.#keepOwn(thread.process, real);
+      this.remote.unfiltered(thread, () => this.#set(thread, carrier.ours));
+    }
+    thread.pending = undefined;
   }
 
   /** As far as the first instruction of the program's handler; then ours is the action again. */
@@ -325,11 +348,16 @@ export class TrapActions {
     const has = (field: string): boolean => (signals(thread.process.pid, field) & TRAP_BIT) !== 0n;
     const simple = (handler: bigint): Action => BigUint64Array.of(handler, 0n, 0n, 0n);
     if (!has('SigCgt')) return simple(has('SigIgn') ? SIG_IGN : SIG_DFL);
-    const asked = this.#withPage(thread, (page) => {
+    return this.#ask(thread) ?? simple(SIG_DFL);
+  }
+
+  /** What the kernel has for it. */
+  #ask(thread: Thread): Action | undefined {
+    const bytes = this.#withPage(thread, (page) => {
       this.remote.call(thread, NR.rtSigaction, [SIG.trap, 0, page, SET_BYTES]);
       return thread.process.space.memory.read(page, ACTION_BYTES);
     });
-    return asked === undefined ? simple(SIG_DFL) : new BigUint64Array(Uint8Array.from(asked).buffer);
+    return bytes && new BigUint64Array(Uint8Array.from(bytes).buffer);
   }
 
   /** Memory of the target that the kernel may write to, for as long as `body` runs. */

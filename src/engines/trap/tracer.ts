@@ -857,6 +857,8 @@ export class Tracer implements StopListener {
     const nr = Number(BigInt.asIntN(32, scratch.regs[REG.origAx]!));
     const result = BigInt.asIntN(64, scratch.regs[REG.ax]!);
     const entering = result === -38n; // -ENOSYS until the call has been made (entry_64.S)
+    if (!entering && nr === NR.rtSigaction && scratch.regs[REG.di] === BigInt(SIG.trap))
+      this.#arming.traps.called(thread);
     if (entering || (nr !== NR.mmap && nr !== NR.munmap)) return this.#tracees.resume(thread);
     thread.inMappingCall = false;
     if (result >= 0n) this.#rearm(thread, thread.process.space);
