@@ -73,6 +73,20 @@ function assemble(): { readonly bytes: Uint8Array; readonly handler: number; rea
     .code(0x49, 0xc1, 0xe2, 0x08)                   // shl  r10, 8              without the original byte
     .code(0x49, 0xc1, 0xea, 0x08)                   // shr  r10, 8
     .code(0x4c, 0x89, 0x92, ...i32(UC_IP))          // mov  [rdx + ip], r10
+    .code(0x4d, 0x39, 0xc2)                         // cmp  r10, r8
+    .rel('mend', [0x0f, 0x84])                      // je   mend
+    .code(0xc3)                                     // ret
+  // without a slot the instruction runs in its own place only: this breakpoint is taken out for good
+  .label('mend')
+    .code(0x45, 0x0f, 0xb6, 0x64, 0x39, 0x0f)       // movzx r12d, byte [r9 + rdi + 15]   the original byte
+    .code(0x4c, 0x89, 0xc7)                         // mov  rdi, r8
+    .code(0x48, 0x81, 0xe7, ...i32(-PAGE))          // and  rdi, -PAGE
+    .code(0xbe, ...i32(PAGE))                       // mov  esi, PAGE
+    .code(0xba, 7, 0, 0, 0)                         // mov  edx, PROT_READ | PROT_WRITE | PROT_EXEC
+    .code(0xb8, 10, 0, 0, 0, 0x0f, 0x05)            // mprotect
+    .code(0x45, 0x88, 0x20)                         // mov  [r8], r12b
+    .code(0xba, 5, 0, 0, 0)                         // mov  edx, PROT_READ | PROT_EXEC
+    .code(0xb8, 10, 0, 0, 0, 0x0f, 0x05)            // mprotect
     .code(0xc3)                                     // ret
   // already pointed at its slot by us, who were killed just then?
   .label('absent')
