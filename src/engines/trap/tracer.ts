@@ -256,6 +256,7 @@ export class Tracer implements StopListener {
   }
 
   threadGone(thread: Thread): void {
+    this.#missed(thread, 'the thread ended before the handlers had run');
     this.#hits.drop(thread);
   }
 
