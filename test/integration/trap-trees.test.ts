@@ -95,7 +95,8 @@ test('a program that is executed by a thread which is not the leader, while the 
   // what the leader calls until the exec ends it depends on the moment; the first ten calls of each image do not
   assert.equal(printed(result.output, 'work'), 110n);
   assert.ok(result.before.nhits >= 110n);
-  assert.equal(result.before.nhits, result.counted.nhits);
+  // a leader that waits for its handlers when it is ended has been hit all the same
+  assert.equal(result.before.nhits + result.before.nmissed, result.counted.nhits);
   assert.equal(result.pids.size, 1);
 });
 
@@ -188,7 +189,7 @@ test('uprobes come and go in a tree that forks all the time, and the text of eac
       processes: { tree: target.pid },
       ...(i % 3 === 0 && { preHandler: () => undefined }),
     }).catch((e: unknown) => {
-      assert.ok(e instanceof UprobeError && e.code === 'no-such-process', String(e));
+      assert.ok(e instanceof UprobeError && /^(no-such-process|is-a-zombie)$/.test(e.code), String(e));
     });
     if (probe === undefined) break;
     await probe.unregister();

@@ -458,7 +458,8 @@ export class Tracees {
     this.#refuseForeignChild(pid);
     const attached: Process[] = [];
     try {
-      const first = hasEnded(pid) ? (liveThread(pid) ?? pid) : pid;
+      const first = hasEnded(pid) ? liveThread(pid) : pid;
+      if (first === undefined) throw new ProcessError('no-such-process', pid, `process ${pid} has ended`);
       ptrace.seize(first, OPTIONS);
       const process = new Process(pid, this.#spaceOf(pid, first), 'wanted');
       this.addThread(first, process);

@@ -274,6 +274,7 @@ export class Tracer implements StopListener {
   }
 
   threadGone(thread: Thread): void {
+    this.#missed(thread, 'the thread ended before the handlers had run');
     this.#hits.drop(thread);
     const { process, tid } = thread;
     this.#abandoned(process.space.calls.remove((c) => c.tid === tid));
