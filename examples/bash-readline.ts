@@ -8,28 +8,19 @@
  *
  *   bash 4711: "ls -l"
  *
- * `readline` returns the line, so what is probed is each of its `ret` instructions: there the value it returns is in ax.
+ * `readline` returns the line: a return handler sees it.
  */
-import { openModule, registerUprobes, spawnTarget } from 'uprobe';
-import type { ArmState, Hit, UprobeSpec } from 'uprobe';
+import { registerUprobe, spawnTarget } from 'uprobe';
+import type { ArmState, ReturnHit } from 'uprobe';
 
 const pid = process.argv[2] === undefined ? undefined : Number(process.argv[2]);
 const target =
   pid === undefined ? await spawnTarget('bash', ['--norc', '-i'], { stdio: 'inherit' }) : undefined;
 const processes = target ?? pid!;
 
-function showLine(hit: Hit): void {
-  const line = hit.regs.ax === 0n ? undefined : hit.readString(hit.regs.ax, 4096);
+function showLine(hit: ReturnHit): void {
+  const line = hit.returnValue === 0n ? undefined : hit.readString(hit.returnValue, 4096);
   console.error(`bash ${hit.pid}: ${line === undefined ? 'end of input' : JSON.stringify(line)}`);
-}
-
-/** One spec for each `ret` of a function of bash. */
-function* returnsOf(name: string): Generator<UprobeSpec> {
-  const bash = openModule('bash', { processes });
-  for (const fn of bash.matching(name))
-    for (const { text, offset } of bash.instructions(fn))
-      if (text === 'ret') yield { pathname: bash.path, offset, processes, preHandler: showLine, onState };
-  bash.close();
 }
 
 let ended: () => void;
@@ -38,7 +29,13 @@ function onState({ state }: ArmState): void {
   if (state === 'gone') ended();
 }
 
-const probes = await registerUprobes(returnsOf('readline'));
+const probe = await registerUprobe({
+  pathname: 'bash',
+  symbol: 'readline',
+  processes,
+  returnHandler: showLine,
+  onState,
+});
 if (target !== undefined) {
   await target.resume();
   const { code } = await target.exited;
@@ -48,4 +45,4 @@ if (target !== undefined) {
   process.once('SIGINT', () => ended());
   await end;
 }
-await probes.unregister();
+await probe.unregister();

@@ -15,19 +15,28 @@ const options = {
   format: 'cjs',
   platform: 'node',
   target: 'node20',
-  // koffi finds its binary beside its own files
-  external: ['koffi'],
+  // koffi finds its binary beside its own files; the other is 3 MB, and loaded where it is needed
+  external: ['koffi', '@swc/wasm-typescript'],
   define: { 'import.meta.url': 'fileUrl' },
   banner: { js: "var fileUrl = require('node:url').pathToFileURL(__filename).href;" },
   logLevel: 'warning',
 };
 await build({
   ...options,
-  entryPoints: { uprobe: 'dist/start/uprobe.js', 'tracer-thread': 'dist/start/tracer-thread.js' },
+  entryPoints: {
+    uprobe: 'dist/start/uprobe.js',
+    'tracer-thread': 'dist/start/tracer-thread.js',
+    'probe-thread': 'dist/probe-modules/probe-thread.js',
+    hooks: 'dist/probe-modules/hooks.js',
+    guardian: 'dist/engines/trap/guardian.js',
+  },
 });
 await build({
   ...options,
-  entryPoints: { main: 'dist/cli/main.js', tracer: 'dist/engines/trap/tracer-thread.js' },
+  entryPoints: {
+    main: 'dist/cli/main.js',
+    tracer: 'dist/engines/trap/tracer-thread.js',
+  },
   outExtension: { '.js': '.cjs' },
   minifySyntax: true,
   minifyWhitespace: true,

@@ -35,8 +35,13 @@ const laws = {
     node: true,
     packages: ['signal-exit'],
   },
+  'probe-modules': {
+    rooms: ['index.ts', 'compose.ts', 'prepare.ts', 'outputs', 'base'],
+    node: true,
+    packages: ['@swc/wasm-typescript', 'signal-exit'],
+  },
   cli: {
-    rooms: ['index.ts', 'prepare.ts', 'outputs', 'handler', 'base'],
+    rooms: ['index.ts', 'prepare.ts', 'probe-modules', 'outputs', 'handler', 'base'],
     node: true,
     packages: ['commander', 'signal-exit'],
   },
@@ -48,6 +53,7 @@ const laws = {
       'prepare.ts',
       'linux',
       'probe',
+      'probe-modules',
       'process',
       'handler',
       'events',

@@ -3,6 +3,7 @@ import { onExit } from 'signal-exit';
 import { SpecError, makeRefusal } from './base/errors.js';
 import type { EngineName, EngineSink } from './engines/engine.js';
 import { refusalFor, refuseProcesses } from './engines/trap/refusals.js';
+import { closeTracerAt } from './engines/trap/close-tracer.js';
 import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
 import type { EngineOffer } from './probe/engine-choice.js';
 import { openView, type ModuleView, type OpenModuleOptions } from './probe/inspect.js';
@@ -44,6 +45,14 @@ function leaveWith(engine: TrapEngine | undefined): void {
   trap = engine;
   unhook = engine && onExit(() => engine.closeSync(), { alwaysLast: true });
 }
+
+/**
+ * A thread that is ended with its process has no exit of its own. Whoever started it has it close its engine first, and where
+ * the thread no longer listens closes the engine by its handle.
+ */
+export const engineHandle = (): number => trapEngine().handle;
+export const closeOwnEngine = (): void => trap?.closeSync();
+export const closeEngineOf = (handle: number): void => closeTracerAt(handle);
 
 const missing = (name: EngineName): EngineOffer => ({
   name,

@@ -13,6 +13,7 @@ export { ElfError } from './elf/source.js';
 export { SyscallError } from './linux/syscall-error.js';
 export { examineMachine, type Finding } from './linux/examine.js';
 export { prepare } from './prepare.js';
+export { probeModule } from './probe-modules/define.js';
 export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';
 export { Target } from './probe/target.js';
 export { Uprobe, UprobeModule } from './probe/uprobe.js';
@@ -27,6 +28,16 @@ export type {
   PlacePlan,
   PlanOptions,
 } from './probe/inspect.js';
+export type {
+  AnyParameters,
+  Load,
+  Parameter,
+  ParameterValues,
+  Parameters,
+  ProbeContext,
+  ProbeModule,
+  Unload,
+} from './probe-modules/types.js';
 export type { IfuncChoice } from './probe/place.js';
 export type {
   ArmState,

@@ -17,7 +17,21 @@ void describe('Wrong input', () => {
       /unknown option '--jsn' \(Did you mean --json\?\)/,
     ],
     ['no probe', ['trace', ...run], /missing required argument 'PROBE'/],
-    ['neither a process nor a command', ['trace', `${calls}:add`], /-p PID, or a command after --/],
+    [
+      'neither a process nor a command',
+      ['trace', `${calls}:add`],
+      /-p PID, --tree PID, or a command after --/,
+    ],
+    ['nobody to follow', ['trace', '-f', `${calls}:add`], /-p PID, --tree PID, or a command after --/],
+    [
+      'both a tree and a command',
+      ['count', `${calls}:add`, '--tree', '4', ...run],
+      /either --tree PID or a command/,
+    ],
+    ['a root that is no pid', ['count', `${calls}:add`, '--tree', 'x'], /'x' is not a process id/],
+    ['a root that nobody is', ['count', `${calls}:add`, '--tree', '4194304'], /no process 4194304/],
+    ['the tree of process 1', ['count', `${calls}:add`, '--tree', '1'], /process 1 is never probed/],
+    ['our own tree', ['count', `${calls}:add`, '--tree', String(process.pid)], /ancestor/],
     [
       'both a process and a command',
       ['count', `${calls}:add`, '-p', '4', ...run],
@@ -66,7 +80,6 @@ void describe('Wrong input', () => {
       ['trace', `${calls}:add`, '--engine', 'jmp', ...run],
       /Allowed choices are auto, trap/,
     ],
-    ['a return probe', ['trace', `${calls}:add%return`, ...run], /return-handlers-not-supported/],
     [
       'a count of lines that is none',
       ['trace', `${calls}:add`, '-n', '0', ...run],

@@ -1,7 +1,7 @@
 /** The examples of every --help do what they show, typed as they stand there. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { uprobe, type Finished } from './helpers/cli.js';
@@ -18,6 +18,7 @@ function directoryOfExamples(): string {
   const directory = temporaryDirectory();
   execFileSync('sqlite3', [join(directory, 'my.db'), 'CREATE TABLE t(a); INSERT INTO t VALUES (1), (2);']);
   execFileSync('git', ['init', '-q', directory]);
+  cpSync(join(repositoryRoot, 'examples', 'modules'), directory, { recursive: true });
   mkdirSync(join(directory, 'bin'));
   const main = join(repositoryRoot, 'dist', 'bin', 'uprobe.js');
   writeFileSync(join(directory, 'bin', 'uprobe'), `#!/bin/sh\nexec '${process.execPath}' '${main}' "$@"\n`, {
@@ -44,8 +45,14 @@ function type(example: string, pid: number | undefined): Finished {
 
 /** What is to be seen, by a part of the example; the first that fits. */
 const SEEN: readonly (readonly [string, RegExp])[] = [
+  ['run fault-injection.ts', /^call 20 of malloc in ls \(\d+\) returns 0$/m],
+  ['run call-tree.ts coverage.ts', /^ *\d+ {2}execute_command[^]*^main: \d+ of \d+ instructions$/m],
+  ['run coverage.ts --help', /^ {2}functions=STRING +globs/m],
+  ["'libc:malloc%return' --args", /  libc\.so\.6:malloc%return  = 0x[0-9a-f]+  \S+ \S+  size=\d+ at=0x/],
   ['libc:malloc --args', /  libc\.so\.6:malloc  size=\d+\n/],
   ['bash:readline', /^uprobe: 0 lines$/m], // nobody types anything there
+  ['bash:execute_command', /^uprobe: 0 lines$/m],
+  ["count -f 'libc:fopen*'", /^ *[1-9]\d* +0 {2}libc:fopen/m],
   ['libc:open', /  libc\.so\.6:open  path="[^"]*\.git\/HEAD" flags=0x/],
   ['sqlite3_step', /"symbol":"sqlite3_step"/],
   ["'libc:*alloc'", /^ *[1-9]\d* +0 {2}libc:malloc$/m],
@@ -78,10 +85,10 @@ void describe('an example of --help', () => {
     for (const { pid } of running.values()) process.kill(pid, 'SIGKILL');
   });
 
-  for (const command of ['trace', 'count', 'list', 'plan'])
+  for (const command of ['trace', 'count', 'run', 'list', 'plan'])
     for (const example of examplesOf(command))
       void it(example, () => {
-        const program = /(\S+):\S+ -p 4711/.exec(example)?.[1]?.replace("'", '');
+        const program = /(\S+):\S+ (?:-p|--tree) 4711/.exec(example)?.[1]?.replace("'", '');
         const { stdout, stderr } = type(example, running.get(program ?? '')?.pid);
         const file = /-o (\S+)/.exec(example)?.[1];
         const said = file === undefined ? stdout + stderr : readFileSync(join(directory, file), 'utf8');

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { openModule, registerUprobe, type PlanOptions } from 'uprobe';
+import { openModule, registerUprobe } from 'uprobe';
 import { Running, assertRefused, jsonLines, uprobe } from './helpers/cli.js';
 import { compileFixture, privateCopy, repositoryRoot, temporaryDirectory } from './helpers/compile.js';
 import { startProgram, tracerOf, until } from './helpers/running.js';
@@ -112,26 +112,8 @@ void describe('What a message tells to write', () => {
 });
 
 void describe('A return probe', () => {
-  void it('is refused by its name in every command, also where a glob names it', () => {
-    for (const probe of [`${calls}:add%return`, `${calls}:ad[d]%return`])
-      assertRefused(
-        ['count', probe, ...command],
-        /calls:add(%return)?: handlers that run when a function returns/,
-      );
-    const { status, stdout } = uprobe(['plan', `${calls}:add%return`]);
-    assert.equal(status, 2);
-    assert.match(
-      stdout,
-      /trap +no: handlers that run when a function returns .*\(return-handlers-not-supported\)/,
-    );
-  });
-
-  void it('is refused in a plan as in a registration', () => {
-    using view = openModule(calls);
-    const options: PlanOptions = { returnHandler: true };
-    const { engines, chosen } = view.plan({ symbol: 'add' }, options);
-    assert.equal(engines[0]?.refusal?.code, 'return-handlers-not-supported');
-    assert.equal(chosen, undefined);
+  void it('is one of a function as a whole: inside of it there is none', () => {
+    assertRefused(['count', `${calls}:add+4%return`, ...command], /a return probe takes a whole function/);
   });
 });
 

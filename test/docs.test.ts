@@ -27,6 +27,7 @@ const pattern = (line: string): RegExp =>
     `^${line
       .trim()
       .replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+      .replace(/\d+(?:\\\.\d+)? [nµm]?s\b/g, '\\S+ [nµm]?s') // a duration
       .replace(/\d+/g, '\\d+')
       .replace(/ +/g, ' +')}$`,
   );

@@ -71,7 +71,21 @@ void describe('An expression', () => {
     assert.equal(evaluate('comm', hit), 'bash');
     assert.equal(evaluate('time', hit), 123_456_789_012_345_678n);
     assert.equal(evaluate('farg2', hit), 2.5);
-    assert.equal(evaluate('ret', hit, 'return'), MAX);
+  });
+
+  void it('reads what a function returns, and the arguments it was called with', () => {
+    const hit = { ...hitWith([7n]), duration: 1234n, entryArgs: [1n, 2n, 3n, 4n, 5n, 6n] };
+    assert.equal(evaluate('retval', hit, 'return'), MAX);
+    assert.equal(evaluate('i32(retval) == -1 && arg1 == 2', hit, 'return'), true);
+    assert.equal(evaluate('arg5', hit, 'return'), 6n);
+    assert.equal(evaluate('duration / 1000', hit, 'return'), 1n);
+    assert.equal(evaluate('fretval', hit, 'return'), 0.5);
+    assert.match(problem('arg6', 'return'), /arg0 to arg5 have been kept/);
+    assert.match(problem('farg1', 'return'), /what it returns is fretval/);
+    assert.match(problem('f32arg1', 'return'), /what it returns is f32retval/);
+    for (const name of ['retval', 'fretval', 'f32retval', 'duration'])
+      for (const moment of ['entry', 'after'] as const)
+        assert.match(problem(name, moment), /known only where a function returns/);
   });
 
   void it('takes a float from the lower half of its register', () => {
@@ -196,8 +210,9 @@ void describe('An expression', () => {
     ['regs.r10d', /write regs\.r10/],
     ['regs["di"]', /write regs\.NAME/],
     ['regs', /name a register/],
-    ['retval', /write ret/],
-    ['ret', /%return/],
+    ['retval', /%return.*regs\.ax/],
+    ['ret', /write retval/],
+    ['elapsed', /write duration/],
     ['arg10', /arg0 to arg9/],
     ['farg8', /farg0 to farg7/],
     ['agr0', /did you mean arg0\?/],
@@ -289,7 +304,7 @@ function random(seed: number): (below: number) => number {
 void describe('Random text', () => {
   const words = ['arg0', 'arg9', 'farg1', 'regs', '.', 'di', 'str', 'read', 'hex', 'buf', 'u8', 'i64', 'f64', '(', ')', ',', '=', '==',
     '!', '~', '-', '+', '*', '/', '%', '<<', '>>', '>>>', '&', '&&', '|', '||', '^', '?', ':', '"u32"', "'x", '`', '${', '0', '-1', '0x',
-    '1n', '1e9', '9007199254740993', ' ', '\n', '[', ']', '{', '}', '=>', 'async', 'await', 'ret', 'comm', 'pid', '\\', '\u2028', '\ud800',
+    '1n', '1e9', '9007199254740993', ' ', '\n', '[', ']', '{', '}', '=>', 'async', 'await', 'retval', 'duration', 'comm', 'pid', '\\', '\u2028', '\ud800',
     '//', '/*', '*/', '#', '@', ';', 'new', 'this', 'null', 'true', 'yield', 'import', '...']; // prettier-ignore
 
   void it('is understood or refused with an error of its own, and always evaluates', () => {

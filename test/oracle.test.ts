@@ -103,6 +103,7 @@ test('a stepped program computes the same and ends the same', async (t) => {
   const cases: [fixture: string, ...args: string[]][] = [
     ['instructions', '3'],
     ['faults', '2'],
+    ['crowd', '3', '50'],
     ['longjmp', '5'],
     ['signals', '200'],
     ['exits', 'code', '3'],
@@ -158,6 +159,8 @@ const selfChecking: readonly (readonly [fixture: string, ...args: string[]])[] =
   ['execer', 'thread', '2'],
   ['signals', '2000', '300'],
   ['faults', '2'],
+  ['syscalls', '1'],
+  ['crowd', '3', '50'],
   ['exceptions', '9'],
   ['longjmp', '9'],
   ['exits', 'main-first'],

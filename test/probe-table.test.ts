@@ -408,11 +408,73 @@ void describe('a transaction', () => {
     const system = fakeSystem();
     for (const processes of [process.pid, 1, [pid, 4_194_300]])
       await assert.rejects(system.registerOne(spec({ processes })), ProcessError);
+    for (const tree of [process.pid, process.ppid, 1, 4_194_300])
+      await assert.rejects(system.registerOne(spec({ processes: { tree } })), ProcessError);
     await assert.rejects(
-      system.registerOne(spec({ processes: { tree: pid } })),
-      (e) => e instanceof RefusedError && e.code === 'trees-not-supported',
+      system.registerOne(spec({ processes: 'all' })),
+      (e) => e instanceof RefusedError && e.code === 'needs-processes',
     );
     nothingLeft(system);
+  });
+});
+
+void describe('a tree of processes', () => {
+  const child = 1_000_001;
+
+  void it('calls the handlers in each of its processes, and in no other', async () => {
+    const { engine, registerOne } = fakeSystem();
+    const uprobe = await registerOne(spec({ processes: { tree: pid }, preHandler: () => undefined }));
+    engine.hit(uprobe, { pid, trees: [pid] });
+    engine.hit(uprobe, { pid: child, trees: [other, pid] });
+    engine.hit(uprobe, { pid: child, trees: [other] });
+    engine.hit(uprobe, { pid });
+    assert.equal(uprobe.nhits, 2n);
+    engine.sink.missed(engine.siteOf(uprobe), child, [pid], 'pre', 'too late');
+    engine.sink.missed(engine.siteOf(uprobe), child, [other], 'pre', 'too late');
+    assert.equal(uprobe.nmissed, 1n);
+  });
+
+  void it('knows a new process as its parent, tells of it, and forgets it at its end', async () => {
+    const { engine, registerOne } = fakeSystem();
+    const states: [number, string][] = [];
+    const onState = (s: ArmState): void => void states.push([s.pid, s.state]);
+    const uprobe = await registerOne(spec({ processes: { tree: pid }, onState }));
+    const alone = await registerOne(spec({ onState }));
+    states.length = 0;
+    for (let i = 0; i < 5; i++) {
+      engine.sink.born(child + i, pid, [pid]);
+      assert.deepEqual(uprobe.processes().map((s) => [s.pid, s.state]), [[pid, 'armed'], [child + i, 'armed']]); // prettier-ignore
+      assert.deepEqual(alone.processes().map((s) => s.pid), [pid]); // prettier-ignore
+      engine.sink.ended(child + i);
+      assert.deepEqual(states.splice(0), [[child + i, 'armed'], [child + i, 'gone']]); // prettier-ignore
+    }
+    assert.equal(uprobe.processes().length, 1);
+  });
+
+  void it('is armed after its root has ended, and gone with its last process', async () => {
+    const { engine, registerOne } = fakeSystem();
+    const uprobe = await registerOne(spec({ processes: { tree: pid } }));
+    engine.sink.born(child, pid, [pid]);
+    engine.sink.ended(pid);
+    assert.equal(uprobe.state, 'armed');
+    engine.sink.ended(child);
+    engine.sink.treeEnded(pid);
+    assert.equal(uprobe.state, 'gone');
+    assert.deepEqual(uprobe.processes().map((s) => [s.pid, s.state]), [[pid, 'gone']]); // prettier-ignore
+  });
+
+  void it('does not take a later process for a named one whose pid it has', async () => {
+    const { engine, registerAll } = fakeSystem();
+    const group = await registerAll([
+      spec({ processes: [pid, other], preHandler: () => undefined }),
+      spec({ processes: { tree: other }, preHandler: () => undefined }),
+    ]);
+    engine.sink.ended(pid);
+    engine.sink.born(pid, other, [other]);
+    engine.hit(group.at(0)!, { pid, trees: [other] });
+    assert.deepEqual([...group].map((u) => u.nhits), [0n, 1n]); // prettier-ignore
+    assert.deepEqual(group.at(0)!.processes().map((s) => [s.pid, s.state]), [[pid, 'gone'], [other, 'armed']]); // prettier-ignore
+    assert.deepEqual(group.at(1)!.processes().map((s) => [s.pid, s.state]), [[other, 'armed'], [pid, 'armed']]); // prettier-ignore
   });
 });
 

@@ -7,14 +7,19 @@ import { pathToFileURL } from 'node:url';
 import { unregisterUprobe, type Uprobe } from 'uprobe';
 import { repositoryRoot, temporaryDirectory } from './helpers/compile.js';
 
-/** Words in quotes that look like codes and are none: kinds, names of packages, threads and processors. */
+/** Words in quotes that look like codes and are none: kinds, modes, messages, names of packages, threads and processors. */
 const NO_CODES = new Set([
   'build-id',
   'mapping-call',
   'name-or-mode',
   'not-main-thread',
+  'nothing-left',
+  'output-broken',
   'signal-exit',
+  'strip-only',
   'uprobe-doctor',
+  'uprobe-module',
+  'uprobe-probes',
   'uprobe-tracer',
   'x86-64-v2',
   'x86-64-v3',

@@ -23,19 +23,43 @@ export interface SlotTemplate {
   readonly rel32: readonly { readonly at: number; readonly end: number; readonly delta: number }[];
   /** 64-bit absolute fields: at `at` goes site + delta. */
   readonly abs64: readonly { readonly at: number; readonly delta: number }[];
-  /**
-   * Where a thread may be found stopped in the slot, in ascending order, beginning with { at: 0, resume: 0 }.
-   * `resume`: the instruction has not begun (0) or has ended (`length`): the program's own address for that state
-   * is site + resume. `undefined`: it is half done; one more step leads to a defined state.
-   * `undoSp`: what to add to the stack pointer to take back a half-done instruction (when its second half faults).
-   */
-  readonly stops: readonly {
-    readonly at: number;
-    readonly resume: number | undefined;
-    readonly undoSp: number;
-  }[];
+  /** Where a thread may be found stopped in the slot, in ascending order, beginning with { at: 0, resume: 0, undoSp: 0 }. */
+  readonly stops: readonly SlotStop[];
   /** The instruction pushes the flags: a single step leaves the trap flag in the pushed image; it must be cleared. */
   readonly pushesFlags: boolean;
+  /** It loads the flags, and with them perhaps the program's own trap flag. */
+  readonly loadsFlags?: true;
+  /**
+   * It asks the kernel for something (a system call) and may wait in there for a signal: one that comes before it is not
+   * held back until it has ended.
+   */
+  readonly entersKernel?: true;
+  /** It raises SIGTRAP by itself: the program's own breakpoint. */
+  readonly raisesTrap?: true;
+  /** It is a call. */
+  readonly calls?: true;
+  /**
+   * It can run nowhere but at its own place: there is no code. Every other thread of the address space stands still while
+   * it is stepped there with its own byte in place of the breakpoint.
+   */
+  readonly inPlace?: true;
+}
+
+/** A state in which a thread may be stopped in its slot. */
+export interface SlotStop {
+  /** Offset in the slot. */
+  readonly at: number;
+  /**
+   * The instruction has not begun (0) or has ended (`length`): the program's own address for that state is site + resume.
+   * `undefined`: it is half done; one more step leads to a defined state.
+   */
+  readonly resume: number | undefined;
+  /** What to add to the stack pointer to take back a half-done instruction (when its second half faults). */
+  readonly undoSp: number;
+  /** A program that steps itself has no trap here: in its own place the instruction is followed by none. */
+  readonly silent?: true;
+  /** Here rcx holds the address behind a `syscall`, and r11 the flags, as it leaves them. */
+  readonly afterSyscall?: true;
 }
 
 /** Bytes reserved for one slot. */
@@ -86,6 +110,8 @@ export interface Arch {
    * next one.
    */
   countPadding(code: Uint8Array, found: { readonly starts: Uint32Array; readonly end: number }): number;
+  /** Whether an address, with up to 7 bytes that stand before it, may be one that a function returns to. */
+  mayBeReturnAddress(address: number, before: Uint8Array): boolean;
   /** How the instruction runs out of line, or the named refusal. */
   displace(instruction: Instruction): Displaced;
 }

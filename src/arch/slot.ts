@@ -2,9 +2,7 @@
  * Binding a slot template to its place. Pure and without a decoder, because the tracer thread does it.
  */
 import type { VirtualAddress } from '../base/address.js';
-import type { SlotTemplate } from './arch.js';
-
-export type SlotStop = SlotTemplate['stops'][number];
+import type { SlotStop, SlotTemplate } from './arch.js';
 
 const INT32_MIN = -0x8000_0000;
 const INT32_MAX = 0x7fff_ffff;
@@ -33,3 +31,19 @@ export function bindSlot(
 export function stopAt(template: SlotTemplate, slotOffset: number): SlotStop | undefined {
   return template.stops.find((stop) => stop.at === slotOffset);
 }
+
+/** The last stop up to an offset: what a thread that faulted there was doing. */
+export function stopBefore(template: SlotTemplate, slotOffset: number): SlotStop | undefined {
+  return template.stops.findLast((stop) => stop.at <= slotOffset);
+}
+
+/** How an instruction of this length is stepped in its own place. */
+export const inPlace = (length: number): SlotTemplate => ({
+  length,
+  code: new Uint8Array(),
+  rel32: [],
+  abs64: [],
+  stops: [{ at: 0, resume: 0, undoSp: 0 }],
+  pushesFlags: false,
+  inPlace: true,
+});

@@ -4,7 +4,7 @@
  * count, too, where the chosen one hands its work to another (libc's strcspn does so with long sets).
  */
 import { openModule, registerUprobes } from '../index.js';
-import type { ModuleView, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
+import type { Hit, ModuleView, Processes, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
 import { UprobeError } from '../base/errors.js';
 import type { ArmedPlace } from './arm.js';
 import type { WantedPlace } from './places.js';
@@ -14,12 +14,13 @@ const MOST_LOOKS = 100;
 
 /** Watches what may still turn out to be one function, until the process says which. */
 export class Alternatives {
-  readonly #pid: number;
+  readonly #processes: Processes;
   readonly #views = new Map<string, ModuleView>();
   #watchers: UprobeGroup | undefined;
 
-  constructor(pid: number) {
-    this.#pid = pid;
+  /** One process, or a tree: all of it run on this machine, and choose alike. */
+  constructor(processes: Processes) {
+    this.#processes = processes;
   }
 
   /** The same places; of those with several uprobes all but one are let go when it is known. */
@@ -40,21 +41,20 @@ export class Alternatives {
   }
 
   #watcher(place: Undecided, { offset }: Uprobe): UprobeSpec {
-    const preHandler = (): undefined => place.decide(this.#offsetsOf(place.wanted));
+    const preHandler = (hit: Hit): undefined => place.decide(this.#offsetsOf(place.wanted, hit.pid));
     // What is said on errors has been said of the probes themselves.
     return {
       pathname: place.wanted.pathname,
       offset,
-      processes: this.#pid,
+      processes: this.#processes,
       preHandler,
       onError: () => undefined,
     };
   }
 
-  /** Where the functions are that the process uses now, as far as it shows. */
-  #offsetsOf({ pathname, place }: WantedPlace): ReadonlySet<number> {
+  /** Where the functions are that a process uses now, as far as it shows. */
+  #offsetsOf({ pathname, place }: WantedPlace, processes: number): ReadonlySet<number> {
     try {
-      const processes = this.#pid;
       const view = this.#views.get(pathname) ?? openModule(pathname, { processes });
       this.#views.set(pathname, view);
       return new Set(view.plans(place, { processes }).map((plan) => plan.offset));

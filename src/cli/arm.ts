@@ -1,6 +1,6 @@
 /** Registering what was found, for `trace` and `count`. */
 import { registerUprobes } from '../index.js';
-import type { EngineName, HandlerError, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
+import type { EngineName, HandlerError, Processes, Uprobe, UprobeGroup, UprobeSpec } from '../index.js';
 import { RefusedError } from '../base/errors.js';
 import { Alternatives } from './alternatives.js';
 import type { Ending } from './ending.js';
@@ -8,31 +8,44 @@ import { describeRefused } from './places.js';
 import type { Places, RefusedPlace, WantedPlace } from './places.js';
 import { note } from './output.js';
 import { Reached } from './reached.js';
-import type { Targets } from './targets.js';
+import type { Targets, Whom } from './targets.js';
 import { UsageError } from './usage-error.js';
 import { said } from './words.js';
 
 export interface ArmOptions {
-  readonly pids: readonly number[];
+  readonly whom: Whom;
   readonly engine: 'auto' | EngineName;
   readonly trustPlace: boolean;
   readonly deadline?: number | undefined;
   readonly ending: Ending;
   /** The handlers of a place; none: its hits are counted. */
-  handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler'>;
+  handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler' | 'returnHandler'>;
 }
 
 /** What the user asked for, armed. */
 export interface ArmedPlace {
-  /** At least one; several where a name stands for several functions (an ifunc). */
+  /** At least one; several where a name stands for several functions (an ifunc), and for trees of processes. */
   readonly uprobes: readonly Uprobe[];
   readonly wanted: WantedPlace;
+}
+
+/** Calls that were left without returning: by longjmp, an exception, the end of their thread. */
+export const abandonedIn = (places: readonly ArmedPlace[]): bigint =>
+  places.flatMap((p) => p.uprobes).reduce((sum, u) => sum + u.nabandoned, 0n);
+
+/** A sentence for those, undefined where all have returned. */
+export function describeAbandoned(places: readonly ArmedPlace[]): string | undefined {
+  const abandoned = abandonedIn(places);
+  if (abandoned === 0n) return undefined;
+  return `${abandoned} call${abandoned === 1n ? '' : 's'} did not return`;
 }
 
 export interface Armed {
   readonly places: readonly ArmedPlace[];
   /** At the end: which places could not be hit, in some process or in all, and why. */
   describeUnreached(targets: Targets): string[];
+  /** Nothing can be hit any more. */
+  isOver(): boolean;
   unregister(): Promise<void>;
 }
 
@@ -42,18 +55,16 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   const reached = new Reached();
   const refused: RefusedPlace[] = [...found.refused];
   const groups: Group[] = [];
-  const [pid, ...others] = options.pids;
-  const alternatives = pid !== undefined && others.length === 0 ? new Alternatives(pid) : undefined;
+  const [only, ...others] = processesOf(options.whom, undefined);
+  const alternatives = isOne(only) && others.length === 0 ? new Alternatives(only) : undefined;
   const unregister = async (): Promise<void> => {
     await Promise.all([alternatives?.end(), ...groups.map((g) => g.group.unregister())]);
   };
   let places: readonly ArmedPlace[];
   try {
-    const make = (wanted: WantedPlace): UprobeSpec => specOf(wanted, options, losses, reached);
+    const make = (wanted: WantedPlace): UprobeSpec[] => specsOf(wanted, options, losses, reached);
     await registerWhatCanBe(found.wanted, make, groups, refused);
-    const armed = groups.flatMap(({ group, wanted }) =>
-      wanted.map((w, i) => ({ uprobes: group.of(i), wanted: w })),
-    );
+    const armed = groups.flatMap(placesOf);
     places = (await alternatives?.watch(armed)) ?? armed;
   } catch (e) {
     await unregister();
@@ -63,13 +74,39 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   if (groups.length === 0) throw new UsageError(`nothing can be probed: ${reasons.join('; ')}`);
   for (const reason of reasons) note(reason);
   losses.watch(places);
-  return { places, describeUnreached: (targets) => reached.describe(places, targets), unregister };
+  return {
+    places,
+    describeUnreached: (targets) => reached.describe(places, targets),
+    isOver: () => places.every((p) => p.uprobes.every((u) => u.state === 'gone')),
+    unregister,
+  };
 }
+
+/** What the library takes: the processes that are meant alone together, and each tree. Of `pids`, where they are given. */
+function processesOf({ pids, trees }: Whom, only: readonly number[] | undefined): Processes[] {
+  const meant = only ?? pids;
+  const alone = meant.filter((pid) => !trees.has(pid));
+  const roots = meant.filter((pid) => trees.has(pid));
+  return [...(alone.length > 0 ? [alone] : []), ...roots.map((tree) => ({ tree }))];
+}
+
+const isOne = (processes: Processes | undefined): processes is Processes =>
+  processes !== undefined && (!Array.isArray(processes) || processes.length === 1);
 
 interface Group {
   readonly group: UprobeGroup;
-  /** In the order of the group's specs. */
+  /** In the order of the group's specs, which are as many for each as `specs` says. */
   readonly wanted: readonly WantedPlace[];
+  readonly specs: readonly number[];
+}
+
+function placesOf({ group, wanted, specs }: Group): ArmedPlace[] {
+  let next = 0;
+  return wanted.map((w, i) => {
+    const uprobes: Uprobe[] = [];
+    for (let n = specs[i]!; n > 0; n--) uprobes.push(...group.of(next++));
+    return { uprobes, wanted: w };
+  });
 }
 
 /**
@@ -78,13 +115,14 @@ interface Group {
  */
 async function registerWhatCanBe(
   wanted: readonly WantedPlace[],
-  make: (wanted: WantedPlace) => UprobeSpec,
+  make: (wanted: WantedPlace) => UprobeSpec[],
   groups: Group[],
   refused: RefusedPlace[],
 ): Promise<void> {
   if (wanted.length === 0) return;
   try {
-    groups.push({ group: await registerUprobes(wanted.map(make)), wanted });
+    const specs = wanted.map(make);
+    groups.push({ group: await registerUprobes(specs.flat()), wanted, specs: specs.map((s) => s.length) });
   } catch (e) {
     const [first] = wanted;
     if (!(e instanceof RefusedError) || wanted.every((w) => w.isNamed)) throw e;
@@ -98,12 +136,12 @@ async function registerWhatCanBe(
   }
 }
 
-function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reached: Reached): UprobeSpec {
-  const { preHandler, postHandler } = options.handlers(wanted);
-  return {
+function specsOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reached: Reached): UprobeSpec[] {
+  const { preHandler, postHandler, returnHandler } = options.handlers(wanted);
+  return processesOf(options.whom, wanted.pids).map((processes) => ({
     ...wanted.place,
     pathname: wanted.pathname,
-    processes: wanted.pids ?? options.pids,
+    processes,
     engine: options.engine,
     trustPlace: options.trustPlace,
     signal: options.ending.signal,
@@ -111,10 +149,9 @@ function specOf(wanted: WantedPlace, options: ArmOptions, losses: Losses, reache
     onState: reached.watch(wanted),
     ...(preHandler && { preHandler }),
     ...(postHandler && { postHandler }),
-    // The library has its own word on return probes.
-    ...(wanted.isReturn && { returnHandler: () => undefined }),
+    ...(returnHandler && { returnHandler }),
     ...(options.deadline !== undefined && { deadline: options.deadline }),
-  };
+  }));
 }
 
 /** Probes that end although nobody asked: a file was changed, an engine failed. When all are gone, so is the run. */

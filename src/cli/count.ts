@@ -1,22 +1,22 @@
 /** `uprobe count`: how often each place is hit; live on a terminal, at the end a table or JSON lines. */
 import { isatty } from 'node:tty';
-import type { EngineName, Uprobe } from '../index.js';
+import type { EngineName, Uprobe, UprobeSpec } from '../index.js';
 import { jsonText } from '../base/escape.js';
 import { LineWriter } from '../outputs/line-writer.js';
 import { LiveLines } from '../outputs/live.js';
 import { table } from '../outputs/table.js';
-import { armPlaces } from './arm.js';
+import { abandonedIn, armPlaces, describeAbandoned } from './arm.js';
 import type { ArmedPlace } from './arm.js';
 import { Ending } from './ending.js';
-import { openOutput } from './output.js';
+import { note, openOutput } from './output.js';
 import { checkNamed, findPlaces } from './places.js';
+import type { WantedPlace } from './places.js';
 import { parseProbe } from './probe-spec.js';
 import { run } from './run.js';
 import { chooseTargets } from './targets.js';
-import type { Targets } from './targets.js';
+import type { TargetOptions, Targets } from './targets.js';
 
-export interface CountOptions {
-  readonly pid?: readonly number[];
+export interface CountOptions extends TargetOptions {
   readonly json?: boolean;
   /** Milliseconds. */
   readonly duration?: number;
@@ -38,7 +38,7 @@ export async function count(
   command: readonly string[] | undefined,
 ): Promise<number> {
   const specs = probes.map(parseProbe);
-  const targets = chooseTargets(options.pid, command);
+  const targets = chooseTargets(options, command);
   const ending = new Ending();
   const { trustPlace = false, engine, output } = options;
   let fd = -1;
@@ -48,21 +48,29 @@ export async function count(
     targets,
     duration: options.duration,
     ending,
-    arm: async (pids) => {
+    arm: async (whom) => {
+      const { pids } = whom;
       const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
-      return armPlaces(found, { pids, engine, trustPlace, ending, handlers: () => ({}) });
+      return armPlaces(found, { whom, engine, trustPlace, ending, handlers });
     },
     started: (places) => live(places, fd, targets, options),
     finished: (places) => {
       const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
       for (const line of options.json === true ? jsonLines(places) : tableLines(places)) lines.line(line);
       lines.flush();
+      const abandoned = describeAbandoned(places);
+      if (abandoned !== undefined && options.json !== true) note(abandoned);
     },
   });
 }
 
-/** What an ifunc may stand for is one probe: its functions together. */
+const NOTHING = { returnHandler: (): undefined => undefined };
+
+/** The engine counts arrivals by itself; of returns it tells. */
+const handlers = ({ isReturn }: WantedPlace): Pick<UprobeSpec, 'returnHandler'> => (isReturn ? NOTHING : {});
+
+/** What an ifunc may stand for is one probe, and so is one place in several trees of processes: all together. */
 const hitsOf = ({ uprobes }: ArmedPlace): bigint => uprobes.reduce((sum, u) => sum + u.nhits, 0n);
 const missedOf = ({ uprobes }: ArmedPlace): bigint => uprobes.reduce((sum, u) => sum + u.nmissed, 0n);
 
@@ -102,16 +110,21 @@ function* jsonLines(places: readonly ArmedPlace[]): Iterable<string> {
       // Below 2^53: at a microsecond a hit that is 285 years.
       hits: Number(hitsOf(place)),
       missed: Number(missedOf(place)),
-      ...(uprobes.length > 1 && { implementations: uprobes.map(implementation) }),
+      ...(wanted.isReturn && { abandoned: Number(abandonedIn([place])) }),
+      ...implementationsOf(uprobes),
     });
   }
 }
 
-const implementation = ({ offset, nhits, nmissed }: Uprobe): object => ({
-  offset,
-  hits: Number(nhits),
-  missed: Number(nmissed),
-});
+/** Where a name stands for several functions: each of them, over all processes. */
+function implementationsOf(uprobes: readonly Uprobe[]): object {
+  const byOffset = new Map<number, { offset: number; hits: number; missed: number }>();
+  for (const { offset, nhits, nmissed } of uprobes) {
+    const { hits = 0, missed = 0 } = byOffset.get(offset) ?? {};
+    byOffset.set(offset, { offset, hits: hits + Number(nhits), missed: missed + Number(nmissed) });
+  }
+  return byOffset.size > 1 ? { implementations: [...byOffset.values()] } : {};
+}
 
 /**
  * The table while the run lasts. Not where a command writes to the same terminal: drawing in place would take its

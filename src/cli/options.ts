@@ -6,14 +6,14 @@ const LONGEST_SECONDS = Math.floor(0x7fff_ffff / 1000);
 
 /** `-p 12 -p 13,14`. */
 export function parsePids(text: string, before: readonly number[] | undefined): readonly number[] {
-  const pids = text.split(',').map((word) => {
-    const pid = /^\s*\d+\s*$/.test(word) ? Number(word) : NaN;
-    // include/linux/threads.h: PID_MAX_LIMIT is 2^22.
-    if (!(pid >= 1 && pid <= 1 << 22))
-      throw new InvalidArgumentError(`'${word.trim()}' is not a process id.`);
-    return pid;
-  });
-  return [...new Set([...(before ?? []), ...pids])];
+  return [...new Set([...(before ?? []), ...text.split(',').map(parsePid)])];
+}
+
+function parsePid(word: string): number {
+  const pid = /^\s*\d+\s*$/.test(word) ? Number(word) : NaN;
+  // include/linux/threads.h: PID_MAX_LIMIT is 2^22.
+  if (!(pid >= 1 && pid <= 1 << 22)) throw new InvalidArgumentError(`'${word.trim()}' is not a process id.`);
+  return pid;
 }
 
 export function parseCount(text: string): number {

@@ -181,11 +181,11 @@ function addMatches(
 ): void {
   try {
     const refuse = (name: string, refusal: Refusal): void =>
-      void refused.push({ probe: probeText(spec.pathname, name), ...refusal });
+      void refused.push({ probe: probeText(spec.pathname, name, spec.isReturn), ...refusal });
     const plan = { ...question.plan, returnHandler: spec.isReturn, ...(pids && { processes: pids }) };
     const asked = { ...question, plan };
     for (const { name, place, symbol } of matchesOf(spec, view, asked.plan, refuse)) {
-      const probe = probeText(spec.pathname, name);
+      const probe = probeText(spec.pathname, name, spec.isReturn);
       const refusal = refusalOf(view, place, asked);
       if (refusal !== undefined) refused.push({ probe, ...refusal });
       else wanted.push({ ...spec, probe, place, symbol, pids, isNamed: false });

@@ -53,9 +53,19 @@ function* answersTo(spec: ProbeSpec, options: PlanOptions): Iterable<Answer> {
       if (place.kind === 'glob' || place.kind === 'every') {
         const refused: Answer[] = [];
         const refuse = (name: string, refusal: { code: string; reason: string }): void =>
-          void refused.push({ probe: probeText(spec.pathname, name), path: view.path, refusal });
+          void refused.push({
+            probe: probeText(spec.pathname, name, spec.isReturn),
+            path: view.path,
+            refusal,
+          });
         for (const match of matchesOf(spec, view, {}, refuse))
-          yield* answersFor(view, spec, probeText(spec.pathname, match.name), match.place, options);
+          yield* answersFor(
+            view,
+            spec,
+            probeText(spec.pathname, match.name, spec.isReturn),
+            match.place,
+            options,
+          );
         yield* refused;
       } else {
         yield* answersFor(view, spec, spec.text, namedPlace(place), options);

@@ -32,6 +32,9 @@ export interface ProbeSpec {
   readonly isReturn: boolean;
 }
 
+/** Behind a function: where it returns. */
+export const RETURN = '%return';
+
 const LONGEST = 8192;
 const U64 = 1n << 64n;
 
@@ -53,8 +56,8 @@ export function parseProbe(text: string): ProbeSpec {
 }
 
 /** What to type for one place of a file: the opposite of `parseProbe`. */
-export function probeText(pathname: string, place: string): string {
-  return `${pathname.replace(/[\\:]/g, '\\$&')}:${place}`;
+export function probeText(pathname: string, place: string, isReturn = false): string {
+  return `${pathname.replace(/[\\:]/g, '\\$&')}:${place}${isReturn ? RETURN : ''}`;
 }
 
 /** A symbol as PLACE has it: in quotes where it would be read as something else. */

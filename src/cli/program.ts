@@ -7,6 +7,7 @@ import type { CountOptions } from './count.js';
 import type { DoctorOptions } from './doctor.js';
 import type { ListOptions } from './list.js';
 import type { PlanOptions } from './plan.js';
+import type { RunOptions } from './run-modules.js';
 import type { TraceOptions } from './trace.js';
 import { UsageError } from './usage-error.js';
 
@@ -29,12 +30,15 @@ Examples:
   uprobe trace libc:malloc --args 'size=arg0' -- ls
   uprobe trace bash:readline -p 4711 --duration 10
   uprobe trace libc:open --args 'path=str(arg0), flags=hex(arg1)' -o trace.txt -- git status
+  uprobe trace 'libc:malloc%return' --args 'size=arg0, at=hex(retval)' -- ls
+  uprobe trace bash:execute_command --tree 4711 --duration 10
   uprobe trace --json -n 100 libsqlite3:sqlite3_step -- sqlite3 my.db .dump`;
 
 const COUNT_HELP = `${PROBES}
 
 Examples:
   uprobe count 'libc:*alloc' -- ls
+  uprobe count -f 'libc:fopen*' -- sh -c 'ls -l; date'
   uprobe count 'redis-server:*' -p 4711 --duration 5
   uprobe count --json 'bash:main+*' -- bash -c true`;
 
@@ -50,6 +54,19 @@ Nothing is armed. The exit status is 2 when a place named for itself cannot be p
 Examples:
   uprobe plan libc:malloc
   uprobe plan 'bash:main+*' --json`;
+
+const RUN_HELP = `
+FILE is a probe module: TypeScript or JavaScript (.ts .mts .js .mjs) whose default export is a
+function ({ processes, parameters, print, signal, end }), or { description, parameters, load }.
+It imports registerUprobe and the rest from 'uprobe'; what it registers is taken out at the end.
+NAME=VALUE belongs to the FILE before it. Several files are loaded in order and unloaded in reverse.
+
+uprobe run FILE --help tells what a module does and may be given. In the package, examples/modules has some.
+
+Examples:
+  uprobe run fault-injection.ts nth=20 -- ls /
+  uprobe run call-tree.ts coverage.ts functions=main -- bash -c true
+  uprobe run coverage.ts --help`;
 
 type Finish = (status: number) => void;
 
@@ -70,22 +87,37 @@ export function buildProgram(command: readonly string[] | undefined, finish: Fin
     .addHelpText('after', `\nuprobe COMMAND --help tells more of one command.`);
   addTrace(program, command, finish);
   addCount(program, command, finish);
+  addRun(program, command, finish);
   addList(program, command, finish);
   addPlan(program, command, finish);
   addDoctor(program, command, finish);
   return program;
 }
 
-/** What trace and count have in common. */
-function withTargets(command: Command): Command {
+/** Whose probes. */
+function withProcesses(command: Command): Command {
   return command
-    .argument('<PROBE...>')
-    .usage('PROBE... [-p PID]... [options] [-- COMMAND [ARGUMENTS...]]')
     .addOption(
       new Option('-p, --pid <PID>', 'probe this process (again, or a list, for several)').argParser(
         parsePids,
       ),
     )
+    .addOption(
+      new Option(
+        '--tree <PID>',
+        'this process and all its descendants, those to come, too (again, or a list)',
+      ).argParser(parsePids),
+    )
+    .option('-f, --follow', 'with the descendants of each -p or of COMMAND');
+}
+
+/** What trace and count have in common. */
+function withTargets(command: Command): Command {
+  return withProcesses(
+    command
+      .argument('<PROBE...>')
+      .usage('PROBE... [-p PID | --tree PID]... [options] [-- COMMAND [ARGUMENTS...]]'),
+  )
     .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
     .option('-o, --output <FILE>', 'write the lines there')
     .option('--json', 'JSON lines')
@@ -117,6 +149,26 @@ function addCount(program: Command, command: readonly string[] | undefined, fini
     .action(async (probes: string[], options: CountOptions) => {
       const { count } = await import('./count.js');
       finish(await count(probes, options, command));
+    });
+}
+
+function addRun(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  const run = program.command('run').description('load probe modules: files of TypeScript with handlers');
+  withProcesses(
+    run
+      .argument('[FILE...]')
+      .usage('FILE [NAME=VALUE]... [-p PID]... [--tree PID] [options] [-- COMMAND [ARGUMENTS...]]'),
+  )
+    .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
+    .option('-o, --output <FILE>', 'write what they print there')
+    // said by us: of files that are named, help shows what they say of themselves
+    .helpOption(false)
+    .option('-h, --help', 'print help; behind a FILE, what it does and may be given')
+    .addHelpText('after', RUN_HELP)
+    .action(async (words: string[], options: RunOptions & { help?: boolean }) => {
+      if (options.help === true && words.length === 0) return run.outputHelp();
+      const { describeModules, runModules } = await import('./run-modules.js');
+      finish(await (options.help === true ? describeModules(words) : runModules(words, options, command)));
     });
 }
 

@@ -15,7 +15,8 @@ export class Reached {
   watch(wanted: WantedPlace): (state: ArmState) => void {
     return ({ pid, state, refusal }) => {
       if (state === 'armed' || state === 'refused') this.#mapped.add(wanted);
-      if (state !== 'refused' || refusal === undefined || this.#refused.has(wanted)) return;
+      const isLost = state === 'refused' || state === 'gone'; // with a refusal: it lives, and we were shown the door
+      if (!isLost || refusal === undefined || this.#refused.has(wanted)) return;
       const { code, reason } = refusal;
       this.#refused.set(wanted, { probe: wanted.probe, code, reason: `process ${pid}: ${reason}` });
     };
@@ -45,6 +46,8 @@ export class Reached {
 }
 
 function nameOf(targets: Targets): string {
-  if (targets.kind === 'command') return `'${targets.command}'`;
-  return `process${targets.pids.length === 1 ? '' : 'es'} ${targets.pids.join(', ')}`;
+  if (targets.kind === 'command')
+    return `'${targets.command}'${targets.follow ? ' or a process that it made' : ''}`;
+  const plural = targets.pids.length === 1 ? '' : 'es';
+  return `process${plural} ${targets.pids.join(', ')}${targets.trees.size === 0 ? '' : ' or a descendant'}`;
 }

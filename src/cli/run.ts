@@ -1,6 +1,6 @@
 /**
  * One run: start what shall be started, arm, wait for the end, take every probe away, and only then let go. What
- * `trace` and `count` have in common.
+ * `trace`, `count` and `run` have in common.
  */
 import { readFileSync } from 'node:fs';
 import type { Target } from '../index.js';
@@ -10,15 +10,21 @@ import type { Ending, Reason } from './ending.js';
 import { exitAs } from './die.js';
 import type { Status } from './die.js';
 import { note } from './output.js';
-import type { Targets } from './targets.js';
+import { whomOf } from './targets.js';
+import type { Targets, Whom } from './targets.js';
+
+/** A command that stops before its first instruction. */
+export type Started = Pick<Target, 'pid' | 'exited' | 'resume' | 'kill'>;
 
 export interface RunSteps {
   readonly targets: Targets;
   /** Milliseconds. */
   readonly duration: number | undefined;
   readonly ending: Ending;
+  /** Who starts a command; left out, this thread, whose probes it is for. */
+  readonly start?: (command: string, args: readonly string[]) => Promise<Started>;
   /** Register everything, in these processes. */
-  arm(processes: readonly number[]): Promise<Armed>;
+  arm(whom: Whom): Promise<Armed>;
   /** Just before the processes go on; what it returns is called when the run has ended. */
   started?(places: readonly ArmedPlace[]): (() => void) | undefined;
   /** All probes are gone. */
@@ -33,12 +39,13 @@ const GRACE_MS = 200;
 export async function run(steps: RunSteps): Promise<number> {
   const { targets, ending } = steps;
   ending.catchSignals();
-  const target = targets.kind === 'command' ? await start(targets.command, targets.args) : undefined;
-  const pids = targets.kind === 'pids' ? targets.pids : [target!.pid];
-  const armed = await armOrUndo(steps, pids, target);
+  const target =
+    targets.kind === 'command' ? await (steps.start ?? start)(targets.command, targets.args) : undefined;
+  const whom = whomOf(targets, target?.pid);
+  const armed = await armOrUndo(steps, whom, target);
   if (armed === undefined) return statusOfNothing(await ending.promise);
   const stop = steps.started?.(armed.places);
-  const unwatch = watch(steps, pids, target);
+  const unwatch = watch(steps, whom, armed, target);
   await target?.resume();
   const reason = await ending.promise;
   unwatch();
@@ -51,17 +58,17 @@ export async function run(steps: RunSteps): Promise<number> {
 }
 
 /** The command gets our own descriptors: its input and output are its own. */
-const start = (command: string, args: readonly string[]): Promise<Target> =>
+const start = (command: string, args: readonly string[]): Promise<Started> =>
   spawnTarget(command, args, { stdio: 'inherit' });
 
 /** Undefined: the end came before everything was armed. */
 async function armOrUndo(
   steps: RunSteps,
-  pids: readonly number[],
-  target: Target | undefined,
+  whom: Whom,
+  target: Started | undefined,
 ): Promise<Armed | undefined> {
   try {
-    const armed = await steps.arm(pids);
+    const armed = await steps.arm(whom);
     if (steps.ending.reason === undefined) return armed;
     await armed.unregister();
   } catch (e) {
@@ -74,29 +81,37 @@ async function armOrUndo(
 }
 
 /** A command that has not run one instruction is nobody's loss. */
-function abandon(target: Target | undefined): void {
+function abandon(target: Started | undefined): void {
   target?.kill('SIGKILL');
 }
 
 /** Whatever ends the run. Returns how to stop looking. */
-function watch(steps: RunSteps, pids: readonly number[], target: Target | undefined): () => void {
+function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Started | undefined): () => void {
   const { ending, duration } = steps;
   const timer =
     duration === undefined ? undefined : setTimeout(() => ending.end({ why: 'enough' }), duration);
+  const end = (): void => ending.end({ why: 'ended' });
   let looking: NodeJS.Timeout | undefined;
-  if (target !== undefined) {
-    void target.exited.then(() => ending.end({ why: 'ended' }));
+  if (target !== undefined && whom.trees.size === 0) {
+    void target.exited.then(end);
   } else {
-    const started = new Map(pids.map((pid) => [pid, startTime(pid)]));
-    looking = setInterval(() => {
-      for (const [pid, time] of started)
-        if (time === undefined || startTime(pid) !== time) started.delete(pid);
-      if (started.size === 0) ending.end({ why: 'ended' });
-    }, LOOK_MS);
+    const isOver = whom.trees.size > 0 ? () => armed.isOver() : noneLeft(whom.pids);
+    const look = (): void => void (isOver() && end());
+    void target?.exited.then(look);
+    looking = setInterval(look, LOOK_MS);
   }
   return () => {
     clearTimeout(timer);
     clearInterval(looking);
+  };
+}
+
+/** Whether all of these have ended. */
+export function noneLeft(pids: readonly number[]): () => boolean {
+  const started = new Map(pids.map((pid) => [pid, startTime(pid)]));
+  return () => {
+    for (const [pid, time] of started) if (time === undefined || startTime(pid) !== time) started.delete(pid);
+    return started.size === 0;
   };
 }
 
@@ -113,7 +128,7 @@ function startTime(pid: number): string | undefined {
 }
 
 /** How the command ended, if it has, or does within a moment. */
-async function endOf(target: Target, reason: Reason): Promise<Status | undefined> {
+async function endOf(target: Started, reason: Reason): Promise<Status | undefined> {
   if (reason.why === 'ended') return target.exited;
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<undefined>((resolve) => {

@@ -2,40 +2,81 @@
 import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs';
 import { UsageError } from './usage-error.js';
 
+/** Processes that exist. */
+export interface Whom {
+  readonly pids: readonly number[];
+  /** Those of them that mean all their descendants, too. */
+  readonly trees: ReadonlySet<number>;
+}
+
 export type Targets =
-  | { readonly kind: 'pids'; readonly pids: readonly number[] }
-  /** `file`: what `command` means, by $PATH. */
+  | (Whom & { readonly kind: 'pids' })
+  /** `file`: what `command` means, by $PATH. `follow`: with all its descendants. */
   | {
       readonly kind: 'command';
       readonly command: string;
       readonly args: readonly string[];
       readonly file: string;
+      readonly follow: boolean;
     };
 
-export function chooseTargets(
-  pids: readonly number[] | undefined,
-  command: readonly string[] | undefined,
-): Targets {
-  if (command !== undefined && pids !== undefined) {
-    throw new UsageError('give either -p PID or a command after --, not both');
+export interface TargetOptions {
+  readonly pid?: readonly number[];
+  readonly tree?: readonly number[];
+  readonly follow?: boolean;
+}
+
+export function chooseTargets(options: TargetOptions, command: readonly string[] | undefined): Targets {
+  const { pid, tree, follow = false } = options;
+  if (command !== undefined && (pid ?? tree) !== undefined) {
+    const given = pid === undefined ? '--tree PID' : '-p PID';
+    throw new UsageError(`give either ${given} or a command after --, not both`);
   }
   if (command !== undefined) {
     const [name, ...args] = command;
     if (name === undefined) throw new UsageError('no command follows --');
-    return { kind: 'command', command: name, args, file: findCommand(name) };
+    return { kind: 'command', command: name, args, file: findCommand(name), follow };
   }
-  if (pids === undefined) {
+  if (pid === undefined && tree === undefined) {
     throw new UsageError(
-      'say which processes: -p PID, or a command after --, as in `uprobe count libc:malloc -- ls`. ' +
+      'say which processes: -p PID, --tree PID, or a command after --, as in `uprobe count libc:malloc -- ls`. ' +
         'Probing every process of the machine at once is not possible yet',
     );
   }
-  for (const pid of pids) checkPid(pid);
-  return { kind: 'pids', pids };
+  const roots = [...(tree ?? []), ...(follow ? (pid ?? []) : [])];
+  for (const root of roots) checkPid(root, tree?.includes(root) === true ? '--tree' : '-p');
+  for (const one of pid ?? []) checkPid(one, '-p');
+  return { kind: 'pids', ...eachOnce(pid ?? [], new Set(roots)) };
+}
+
+/** Whom to probe, when a command has been started. */
+export const whomOf = (targets: Targets, started: number | undefined): Whom =>
+  targets.kind === 'pids' ? targets : { pids: [started!], trees: new Set(targets.follow ? [started!] : []) };
+
+/** What is in a tree anyway need not be named besides: its hits would count twice. */
+function eachOnce(pids: readonly number[], roots: ReadonlySet<number>): Whom {
+  const isBelow = (pid: number): boolean => ancestorsOf(pid).some((a) => roots.has(a));
+  const named = [...new Set([...pids, ...roots])].filter((pid) => !isBelow(pid));
+  return { pids: named, trees: new Set(named.filter((pid) => roots.has(pid))) };
+}
+
+function ancestorsOf(pid: number): number[] {
+  const found: number[] = [];
+  for (let parent = parentOf(pid); parent > 1 && !found.includes(parent); parent = parentOf(parent))
+    found.push(parent);
+  return found;
+}
+
+function parentOf(pid: number): number {
+  try {
+    return Number(/^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? 0);
+  } catch {
+    return 0;
+  }
 }
 
 /** /proc/TID exists for threads too, though no listing shows it (proc(5)). */
-function checkPid(pid: number): void {
+function checkPid(pid: number, option: string): void {
   // Said here, before its libraries are looked at: who may not do that would be told of a missing permission.
   if (pid === 1) throw new UsageError('process 1 is never probed: the machine (or container) lives by it');
   let status: string;
@@ -46,7 +87,7 @@ function checkPid(pid: number): void {
   }
   const leader = /^Tgid:\t(\d+)$/m.exec(status)?.[1];
   if (leader !== undefined && leader !== String(pid)) {
-    throw new UsageError(`${pid} is a thread of process ${leader}: write -p ${leader}`);
+    throw new UsageError(`${pid} is a thread of process ${leader}: write ${option} ${leader}`);
   }
 }
 

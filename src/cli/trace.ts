@@ -1,20 +1,23 @@
 /** `uprobe trace`: a line for every hit. */
-import type { EngineName, Hit, Uprobe } from '../index.js';
+import type { EngineName, Hit, ReturnHit, Uprobe, UprobeSpec } from '../index.js';
 import { LineWriter } from '../outputs/line-writer.js';
 import { jsonFormat, placeName, textFormat } from '../outputs/trace-line.js';
 import type { LineFormat, ShownProbe, ShownValue } from '../outputs/trace-line.js';
-import { armPlaces } from './arm.js';
+import { armPlaces, describeAbandoned } from './arm.js';
+import type { ArmedPlace } from './arm.js';
 import { Ending } from './ending.js';
 import { note, openOutput } from './output.js';
 import { checkNamed, findPlaces } from './places.js';
 import type { WantedPlace } from './places.js';
-import { parseProbe } from './probe-spec.js';
+import { RETURN, parseProbe } from './probe-spec.js';
+import type { ProbeSpec } from './probe-spec.js';
 import { run } from './run.js';
 import { chooseTargets } from './targets.js';
+import type { TargetOptions } from './targets.js';
 import type { TraceArgument } from './trace-args.js';
+import { UsageError } from './usage-error.js';
 
-export interface TraceOptions {
-  readonly pid?: readonly number[];
+export interface TraceOptions extends TargetOptions {
   readonly args?: string;
   readonly json?: boolean;
   readonly count?: number;
@@ -33,9 +36,10 @@ export async function trace(
   command: readonly string[] | undefined,
 ): Promise<number> {
   const specs = probes.map(parseProbe);
-  const isReturn = specs.some((s) => s.isReturn);
-  const args = await parseArgs(options, isReturn);
-  const targets = chooseTargets(options.pid, command);
+  if (options.post === true && specs.some((s) => s.isReturn))
+    throw new UsageError('--post looks after an instruction, and %return after a function: give one of them');
+  const args = await parseArgs(options, specs);
+  const targets = chooseTargets(options, command);
   const ending = new Ending();
   const { post = false, trustPlace = false, engine, deadline, output } = options;
   let tracer: Tracer | undefined;
@@ -45,22 +49,20 @@ export async function trace(
     targets,
     duration: options.duration,
     ending,
-    arm: async (pids) => {
+    arm: async (whom) => {
+      const { pids } = whom;
       const found = findPlaces(specs, { pids, engine, plan: { ...plan, processes: pids } });
       const fd = openOutput(output, targets.kind === 'command' ? 'command' : 'nothing');
       const lines = new LineWriter(fd, (error) => ending.end({ why: 'output', error }));
       const making = new Tracer(lines, args, options, ending);
       tracer = making;
       return armPlaces(found, {
-        pids,
+        whom,
         engine,
         trustPlace,
         deadline,
         ending,
-        handlers: (wanted) => {
-          const handler = making.handlerOf(wanted);
-          return post ? { postHandler: handler } : { preHandler: handler };
-        },
+        handlers: (wanted) => making.handlersOf(wanted),
       });
     },
     started: () => {
@@ -68,22 +70,33 @@ export async function trace(
       return undefined;
     },
     finished: (places) => {
-      tracer?.finish(places.flatMap((p) => p.uprobes).reduce((sum, u) => sum + u.nmissed, 0n));
+      tracer?.finish(places);
     },
   });
 }
 
-async function parseArgs(options: TraceOptions, isReturn: boolean): Promise<readonly TraceArgument[]> {
-  if (options.args === undefined) return [];
+/** The arguments of a line at an instruction, and of one where a function returns: the same words, of different values. */
+interface Arguments {
+  readonly here: readonly TraceArgument[];
+  readonly atReturn: readonly TraceArgument[];
+}
+
+async function parseArgs(options: TraceOptions, specs: readonly ProbeSpec[]): Promise<Arguments> {
+  const { args, post } = options;
+  if (args === undefined) return { here: [], atReturn: [] };
   // The parser costs more time than the rest of a start: only who needs it loads it.
   const { parseTraceArgs } = await import('./trace-args.js');
-  return parseTraceArgs(options.args, isReturn ? 'return' : options.post === true ? 'after' : 'entry');
+  const places = specs.filter((s) => !s.isReturn);
+  return {
+    here: places.length > 0 ? parseTraceArgs(args, post === true ? 'after' : 'entry') : [],
+    atReturn: places.length < specs.length ? parseTraceArgs(args, 'return') : [],
+  };
 }
 
 /** Hits to lines, until enough have been written. */
 class Tracer {
   readonly #lines: LineWriter;
-  readonly #args: readonly TraceArgument[];
+  readonly #args: Arguments;
   readonly #options: TraceOptions;
   readonly #ending: Ending;
   /** Where the text's clock begins: everything is armed. What was hit before that is at 0. */
@@ -91,7 +104,7 @@ class Tracer {
   #left: number;
   #written = 0;
 
-  constructor(lines: LineWriter, args: readonly TraceArgument[], options: TraceOptions, ending: Ending) {
+  constructor(lines: LineWriter, args: Arguments, options: TraceOptions, ending: Ending) {
     this.#lines = lines;
     this.#args = args;
     this.#options = options;
@@ -99,16 +112,22 @@ class Tracer {
     this.#left = options.count ?? Infinity;
   }
 
+  handlersOf(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler' | 'returnHandler'> {
+    if (wanted.isReturn) return { returnHandler: this.#handlerOf<ReturnHit>(wanted, this.#args.atReturn) };
+    const handler = this.#handlerOf<Hit>(wanted, this.#args.here);
+    return this.#options.post === true ? { postHandler: handler } : { preHandler: handler };
+  }
+
   /** What runs at a hit, while a thread of the target waits. */
-  handlerOf(wanted: WantedPlace): (hit: Hit) => undefined {
-    const values: ShownValue[] = this.#args.map(() => undefined);
-    const evaluates = this.#args.map((a) => a.evaluate);
+  #handlerOf<H extends Hit>(wanted: WantedPlace, args: readonly TraceArgument[]): (hit: H) => undefined {
+    const values: ShownValue[] = args.map(() => undefined);
+    const evaluates = args.map((a) => a.evaluate);
     let format: LineFormat | undefined;
     let formatted: Uprobe | undefined;
     return (hit) => {
       if (this.#left <= 0) return;
       // Nearly always one: of an ifunc's functions a process calls just one.
-      if (format === undefined || formatted !== hit.uprobe) format = this.#formatOf(hit, wanted);
+      if (format === undefined || formatted !== hit.uprobe) format = this.#formatOf(hit, wanted, args);
       formatted = hit.uprobe;
       for (let i = 0; i < evaluates.length; i++) values[i] = evaluates[i]!(hit);
       this.#lines.line(format(hit, values));
@@ -117,18 +136,19 @@ class Tracer {
     };
   }
 
-  #formatOf({ uprobe }: Hit, wanted: WantedPlace): LineFormat {
+  #formatOf({ uprobe }: Hit, wanted: WantedPlace, args: readonly TraceArgument[]): LineFormat {
     const symbol = wanted.symbol ?? uprobe.symbol;
     const name = placeName(symbol, uprobe.symbolOffset, uprobe.offset);
+    const file = uprobe.module.path.slice(uprobe.module.path.lastIndexOf('/') + 1);
     const probe: ShownProbe = {
       probe: wanted.probe,
-      label: `${uprobe.module.path.slice(uprobe.module.path.lastIndexOf('/') + 1)}:${name}`,
+      label: `${file}:${name}${wanted.isReturn ? RETURN : ''}`,
       symbol,
       offset: uprobe.offset,
-      kind: this.#options.post === true ? 'post' : 'pre',
+      kind: wanted.isReturn ? 'return' : this.#options.post === true ? 'post' : 'pre',
     };
-    if (this.#options.json === true) return jsonFormat(probe, this.#args);
-    return textFormat(probe, this.#args, () => this.#start);
+    if (this.#options.json === true) return jsonFormat(probe, args);
+    return textFormat(probe, args, () => this.#start);
   }
 
   /** The processes go on. */
@@ -136,13 +156,15 @@ class Tracer {
     this.#start = process.hrtime.bigint();
   }
 
-  finish(missed: bigint): void {
+  finish(places: readonly ArmedPlace[]): void {
     this.#lines.flush();
-    // With --json whoever reads stderr reads JSON there; what was missed must be said all the same.
-    if (this.#options.json === true && missed === 0n) return;
-    const plural = this.#written === 1 ? '' : 's';
-    note(
-      `${this.#written} line${plural}${missed === 0n ? '' : `; ${missed} hits could not be handled in time`}`,
-    );
+    const missed = places.flatMap((p) => p.uprobes).reduce((sum, u) => sum + u.nmissed, 0n);
+    const words = [
+      ...(this.#options.json === true ? [] : [`${this.#written} line${this.#written === 1 ? '' : 's'}`]),
+      ...(missed === 0n ? [] : [`${missed} hits could not be handled in time`]),
+      ...[describeAbandoned(places)].filter((text) => text !== undefined),
+    ];
+    // With --json whoever reads stderr reads JSON there; what there is no line for must be said all the same.
+    if (words.length > 0) note(words.join('; '));
   }
 }

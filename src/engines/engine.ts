@@ -154,6 +154,10 @@ export interface EngineSink {
   state(report: ArmReport): void;
   /** A process ended, or is no longer ours: every site of it is gone. */
   ended(pid: number): void;
+  /** A process made another one, which stands as it does at every site that is wanted in one of these trees. */
+  born(pid: number, parent: number, trees: readonly number[]): void;
+  /** No process of a tree is left. Its root's pid may be another process's from now on. */
+  treeEnded(root: number): void;
   /** The engine can no longer work (its thread crashed …): every uprobe is gone. */
   failed(error: Error): void;
 }
@@ -165,7 +169,8 @@ export interface Engine {
   /**
    * Bring sites to a new state, as one transaction: when it rejects, nothing of it remains. Resolves when every
    * process concerned is as wanted, with one report per (site, process). Taking consumers away never rejects.
-   * Rejects with ProcessError when a process named for the first time cannot be attached.
+   * Rejects with ProcessError when a process named for the first time, or the root of a tree, cannot be attached; a
+   * descendant that cannot be is reported as `refused`.
    */
   apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]>;
   /** Hits counted by the engine itself for a consumer without handlers; also after it is gone. */

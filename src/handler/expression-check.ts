@@ -14,7 +14,7 @@ import { INT_TYPES, REGISTERS, isInt, isSigned } from './expression-tree.js';
 import type { Checked, Operand, Report } from './expression-numbers.js';
 import { Numbers, commonType, describe, settle } from './expression-numbers.js';
 
-/** Where the expression is evaluated: what `ret` may mean depends on it. */
+/** Where the expression is evaluated: what is known, and what `arg0` means, depends on it. */
 export type Moment = 'entry' | 'after' | 'return';
 
 /** The most bytes `str` and `buf` read at one hit. */
@@ -41,11 +41,28 @@ const VALUES: Readonly<Record<string, Expr>> = {
   time: { op: 'time', type: 'u64' },
 };
 const FUNCTIONS = ['str', 'buf', 'hex', 'read', 'f64', ...INT_TYPES];
-const NAMES = [...Object.keys(VALUES), ...FUNCTIONS, 'ret', 'regs', 'arg0', 'farg0', 'f32arg0'];
+const RETURNS: Readonly<Record<string, Expr>> = {
+  retval: { op: 'retval', type: 'u64' },
+  // System V psABI 3.2.3: a floating-point value is returned in xmm0, where the first argument had been.
+  fretval: { op: 'farg', type: 'f64', index: 0, single: false },
+  f32retval: { op: 'farg', type: 'f64', index: 0, single: true },
+  duration: { op: 'duration', type: 'u64' },
+};
+const NAMES = [
+  ...Object.keys(VALUES),
+  ...FUNCTIONS,
+  ...Object.keys(RETURNS),
+  'regs',
+  'arg0',
+  'farg0',
+  'f32arg0',
+];
 /** What other tools call these things. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
-  retval: 'ret',
-  returnValue: 'ret',
+  ret: 'retval',
+  returnValue: 'retval',
+  durationNs: 'duration',
+  elapsed: 'duration',
   nsecs: 'time',
   args: 'arg0, arg1, …',
   arg: 'arg0, arg1, …',
@@ -148,27 +165,33 @@ export class Checker {
     const { name } = node;
     const value = Object.hasOwn(VALUES, name) ? VALUES[name] : undefined;
     if (value !== undefined) return value;
-    if (name === 'ret') return this.#ret(node);
+    if (Object.hasOwn(RETURNS, name)) return this.#ofReturn(node);
     const argument = /^(arg|farg|f32arg)(\d{1,3})$/.exec(name);
     if (argument !== null) return this.#argument(node, argument[1] ?? '', Number(argument[2]));
     return this.#unknown(node);
   }
 
-  #ret(node: Node): Checked {
-    if (this.#moment === 'return') return { op: 'ret', type: 'u64' };
-    return this.#report.fail(
-      node,
-      'ret is known only where a function returns (PROBE%return); for the register write regs.ax',
-    );
+  #ofReturn(node: Identifier): Checked {
+    const { name } = node;
+    if (this.#moment === 'return') return RETURNS[name]!;
+    const instead = name === 'retval' ? '; for the register write regs.ax' : '';
+    return this.#report.fail(node, `${name} is known only where a function returns (PROBE%return)${instead}`);
   }
 
   #argument(node: Node, kind: string, index: number): Checked {
+    const isReturn = this.#moment === 'return';
     if (kind === 'arg') {
       if (index > 9) this.#report.fail(node, 'arg0 to arg9 can be read');
-      return { op: 'arg', type: 'u64', index };
+      if (!isReturn) return { op: 'arg', type: 'u64', index };
+      if (index > 5) this.#report.fail(node, 'of a call that returns, arg0 to arg5 have been kept');
+      return { op: 'entryArg', type: 'u64', index };
     }
     // System V psABI 3.2.3: xmm0 to xmm7 carry floating-point arguments.
     if (index > 7) this.#report.fail(node, `${kind}0 to ${kind}7 can be read`);
+    if (isReturn) {
+      const value = kind === 'farg' ? 'fretval' : 'f32retval';
+      this.#report.fail(node, `${kind}${index} is gone when a function returns; what it returns is ${value}`);
+    }
     return { op: 'farg', type: 'f64', index, single: kind === 'f32arg' };
   }
 
@@ -184,7 +207,7 @@ export class Checker {
     return this.#report.fail(
       node,
       near === undefined
-        ? 'unknown name; there are arg0…arg9, farg0…farg7, regs.NAME, ret, pid, tid, comm, cpu and time'
+        ? 'unknown name; there are arg0…arg9, farg0…farg7, regs.NAME, retval, duration, pid, tid, comm, cpu and time'
         : `unknown name: did you mean ${near}?`,
     );
   }

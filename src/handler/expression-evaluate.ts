@@ -14,6 +14,8 @@ export interface ExpressionHit {
   readonly regs: { readonly [R in Register]: bigint };
   /** At a function's return. */
   readonly returnValue?: bigint;
+  readonly duration?: bigint;
+  readonly entryArgs?: readonly bigint[];
   arg(n: number): bigint;
   floatArg(n: number): number;
   read(address: bigint, type: IntType): bigint | undefined;
@@ -45,8 +47,14 @@ export function evaluator(expr: Expr): Evaluate {
       const { name } = expr;
       return (hit) => hit.regs[name];
     }
-    case 'ret':
+    case 'entryArg': {
+      const { index } = expr;
+      return (hit) => hit.entryArgs?.[index];
+    }
+    case 'retval':
       return (hit) => hit.returnValue;
+    case 'duration':
+      return (hit) => hit.duration;
     case 'of': {
       const { what } = expr;
       // The CPU of a thread that was killed meanwhile is -1: not known.

@@ -28,7 +28,9 @@ export type Expr =
   /** `single`: the register holds a float, not a double. */
   | { readonly op: 'farg'; readonly type: 'f64'; readonly index: number; readonly single: boolean }
   | { readonly op: 'reg'; readonly type: 'u64'; readonly name: Register }
-  | { readonly op: 'ret'; readonly type: 'u64' }
+  /** Where a function returns: its argument as it was at the entry. */
+  | { readonly op: 'entryArg'; readonly type: 'u64'; readonly index: number }
+  | { readonly op: 'retval' | 'duration'; readonly type: 'u64' }
   | { readonly op: 'of'; readonly type: 'u32'; readonly what: 'pid' | 'tid' | 'cpu' }
   | { readonly op: 'time'; readonly type: 'u64' }
   | { readonly op: 'comm'; readonly type: 'string' }

@@ -1,6 +1,10 @@
 /**
- * A wait for child events that another thread can end: wait4(2) has no timeout and no descriptor, and a wake-up that
+ * A wait for child events that another thread can end: waitid(2) has no timeout and no descriptor, and a wake-up that
  * comes just before the call must not be lost.
+ *
+ * It looks at a stop without taking it (WNOWAIT). A stop that was taken and not yet answered is gone with us when we are
+ * killed: the thread goes on as if there had been no signal (kernel/signal.c, ptrace_stop: exit_code is what the
+ * tracer leaves there, and wait_task_stopped clears it). One that was only looked at still has its signal.
  *
  * A page of machine code holds a wait and a signal handler. The wait looks at the bell word and then enters wait4;
  * the handler, when it finds the thread between the look and the kernel, moves it to the exit. So a ring is seen
@@ -21,7 +25,16 @@ const CLOCK_MONOTONIC = 1;
 const FUTEX_WAIT = 0;
 const WALL = 0x40000000;
 const WNOTHREAD = 0x20000000;
+const WNOWAIT = 0x01000000;
 const WNOHANG = 1;
+const P_PID = 1;
+const WSTOPPED = 2;
+const WEXITED = 4;
+const LOOK = WEXITED | WSTOPPED | WALL | WNOTHREAD | WNOWAIT;
+/** The greatest si_code of a child that has ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
+const CLD_DUMPED = 3;
+/** Words of a siginfo_t that waitid fills in. */
+const INFO = { code: 2, pid: 4, status: 6 } as const;
 
 /** Offset of the saved rip in ucontext_t (arch/x86/include/uapi/asm/sigcontext.h): 40 + 16 registers. */
 const UCONTEXT_RIP = 168;
@@ -41,16 +54,17 @@ function assemble(base: number, bell: number): Code {
     bytes.set(code, at);
     return at + code.length;
   };
-  // wait(rdi: int *status, rsi: int *bell, rdx: options): wait4(-1, status, options, NULL), or -EINTR at once
+  // wait(rdi: siginfo_t *, rsi: int *bell, rdx: options): waitid(P_ALL, 0, info, options, NULL), or -EINTR at once
   const wait = 0;
-  let at = put(wait, [0x49, 0x89, 0xf0]); //            mov  r8, rsi
-  at = put(at, [0x48, 0x89, 0xfe]); //                  mov  rsi, rdi
-  at = put(at, [0x48, 0xc7, 0xc7, 0xff, 0xff, 0xff, 0xff]); // mov  rdi, -1
-  at = put(at, [0x45, 0x31, 0xd2]); //                  xor  r10d, r10d
+  let at = put(wait, [0x49, 0x89, 0xf1]); //            mov  r9, rsi
+  at = put(at, [0x49, 0x89, 0xd2]); //                  mov  r10, rdx
+  at = put(at, [0x48, 0x89, 0xfa]); //                  mov  rdx, rdi
+  at = put(at, [0x31, 0xff, 0x31, 0xf6]); //            edi = esi = 0
+  at = put(at, [0x45, 0x31, 0xc0]); //                  xor  r8d, r8d
   const look = at;
-  at = put(at, [0x41, 0x83, 0x38, 0x00]); //            cmp  dword [r8], 0
+  at = put(at, [0x41, 0x83, 0x39, 0x00]); //            cmp  dword [r9], 0
   at = put(at, [0x75, 0x08]); //                        jne  rung
-  at = put(at, [0xb8, 61, 0, 0, 0]); //                 mov  eax, 61 (wait4)
+  at = put(at, [0xb8, NR.waitid, 0, 0, 0]); //          mov  eax, waitid
   at = put(at, [0x0f, 0x05]); //                        syscall
   const entered = at;
   at = put(at, [0xc3]); //                              ret
@@ -88,7 +102,7 @@ function assemble(base: number, bell: number): Code {
   return { bytes, handler: base + handler, restorer: base + restorer, wait: base + wait };
 }
 
-/** How the waiter sleeps: not at all, in wait4, or on the bell word itself, where a wake-up is cheaper than a signal. */
+/** How the waiter sleeps: not at all, in waitid, or on the bell word itself, where a wake-up is cheaper than a signal. */
 const SLEEPS = { no: 0, inWait: 1, onBell: 2 } as const;
 
 /** Wakes the waiting thread. Used by any other thread; costs a system call only when the waiter sleeps. */
@@ -124,9 +138,13 @@ export class BellWait {
   readonly tid: number;
   readonly #words: Int32Array;
   readonly #bellAddress: number;
-  readonly #wait: (status: number, bell: number, options: number) => number;
+  readonly #wait: (info: number, bell: number, options: number) => number;
   readonly #statusWord: Int32Array;
   readonly #statusAddress: number;
+  readonly #info: Int32Array;
+  readonly #infoAddress: number;
+  /** A bell that nobody rings. */
+  readonly #mute: number;
   readonly #timer: number;
   readonly #timerSpec: Region;
   readonly #timerFields: BigInt64Array;
@@ -144,6 +162,9 @@ export class BellWait {
     this.#timerFields = new BigInt64Array(this.#timerSpec.bytes.buffer, 0, 4);
     this.#statusWord = new Int32Array(this.#timerSpec.bytes.buffer, 64, 1);
     this.#statusAddress = this.#timerSpec.address + 64;
+    this.#info = new Int32Array(this.#timerSpec.bytes.buffer, 128, 32);
+    this.#infoAddress = this.#timerSpec.address + 128;
+    this.#mute = this.#timerSpec.address + 256;
     installHandler(code);
     this.#timer = createTimer(this.tid);
   }
@@ -153,9 +174,32 @@ export class BellWait {
     return this.#statusWord[0]!;
   }
 
-  /** An event that is already there: the tid, 0 for none, or minus the errno. Children of this thread only. */
+  /** An event that is already there, looked at as by `next`: the tid, 0 for none. Children of this thread only. */
   poll(): number {
-    return syscall(NR.wait4, -1, this.#statusAddress, WALL | WNOTHREAD | WNOHANG, 0);
+    return this.#seen(this.#wait(this.#infoAddress, this.#mute, LOOK | WNOHANG));
+  }
+
+  /** An end is taken at once: who has ended has nothing left to lose. */
+  #seen(result: number): number {
+    if (result < 0) return 0;
+    const tid = this.#info[INFO.pid]!;
+    if (tid === 0) return 0;
+    if (this.#info[INFO.code]! <= CLD_DUMPED) return this.consume(tid) ? tid : 0;
+    this.#statusWord[0] = (this.#info[INFO.status]! << 8) | 0x7f;
+    return tid;
+  }
+
+  /** Take an event that was looked at, if it is still there. */
+  consume(tid: number): boolean {
+    return syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD | WNOHANG, 0) === tid;
+  }
+
+  /** Wait for one particular child and look at it: its tid, or minus the errno. */
+  lookAt(tid: number): number {
+    for (;;) {
+      const result = syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0);
+      if (result !== -ERRNO.EINTR) return result < 0 ? result : this.#seen(result);
+    }
   }
 
   /** Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. */
@@ -172,7 +216,8 @@ export class BellWait {
   }
 
   /**
-   * Sleep until a child event (its tid), a ring or the timeout in ms (0). Without children it sleeps all the same.
+   * Sleep until a child event (its tid), a ring or the timeout in ms (0). Without children it sleeps all the same. A stop
+   * is still there afterwards and would be seen again: resume its thread, or `consume` it.
    * `unless`: what came without a ring because we were awake; looked at when those who come later see that we sleep.
    */
   next(timeout: number | undefined, unless?: () => boolean): number {
@@ -182,13 +227,10 @@ export class BellWait {
       Atomics.store(this.#words, 1, SLEEPS.no);
       return 0;
     }
-    let result = this.#wait(this.#statusAddress, this.#bellAddress, WALL | WNOTHREAD);
-    if (result === -ERRNO.ECHILD) {
-      syscall(NR.futex, this.#bellAddress, FUTEX_WAIT, 0, 0, 0, 0);
-      result = 0;
-    }
+    const result = this.#wait(this.#infoAddress, this.#bellAddress, LOOK);
+    if (result === -ERRNO.ECHILD) syscall(NR.futex, this.#bellAddress, FUTEX_WAIT, 0, 0, 0, 0);
     Atomics.store(this.#words, 1, SLEEPS.no);
-    return result === -ERRNO.EINTR ? 0 : result;
+    return this.#seen(result);
   }
 
   /** Sleep until a ring, or `ms` milliseconds at most, without looking at child events. `unless`: as with `next`. */

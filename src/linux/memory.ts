@@ -22,6 +22,9 @@ export function mapRegion(length: number, executable = false): Region {
   return regionAt(address, length);
 }
 
+/** Memory that is mapped already. It must outlive the view. */
+export const viewRegion = (address: number, length: number): ArrayBuffer => viewMemory(address, length);
+
 /** The same memory as another thread of this process mapped it. */
 export function regionAt(address: number, length: number): Region {
   return { address, length, bytes: new Uint8Array(viewMemory(address, length)) };

@@ -12,6 +12,7 @@ export const NR = {
   execve: 59,
   wait4: 61,
   fcntl: 72,
+  ftruncate: 77,
   chdir: 80,
   fork: 57,
   vfork: 58,
@@ -26,18 +27,24 @@ export const NR = {
   timerDelete: 226,
   exitGroup: 231,
   tgkill: 234,
+  waitid: 247,
   pipe2: 293,
+  rtTgsigqueueinfo: 297,
+  kcmp: 312,
+  memfdCreate: 319,
   clone3: 435,
 } as const;
 
 export const ERRNO = {
   EPERM: 1,
+  ENOENT: 2,
   ESRCH: 3,
   EINTR: 4,
   ECHILD: 10,
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,
+  EFAULT: 14,
   EEXIST: 17,
 } as const;
 

@@ -25,12 +25,12 @@ export class ProcessMemory {
 
   /** Bytes at an address; undefined when not all of them are readable. */
   read(address: number, length: number): Uint8Array | undefined {
-    return readMemory(this.fd, address, length);
+    return this.#closed ? undefined : readMemory(this.fd, address, length);
   }
 
   /** Write, also to text that is mapped read-only (the page becomes private to the process). False when it cannot. */
   write(address: number, bytes: Uint8Array): boolean {
-    return writeMemory(this.fd, address, bytes);
+    return !this.#closed && writeMemory(this.fd, address, bytes);
   }
 
   /** Idempotent. */

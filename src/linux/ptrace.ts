@@ -46,7 +46,7 @@ export const OPTION = {
 export const EVENT = { fork: 1, vfork: 2, clone: 3, exec: 4, vforkDone: 5, exit: 6, stop: 128 } as const;
 
 /**
- * Two functions in machine code: at every hit there are several calls, and on the way through libc's syscall(2) with its
+ * Three functions in machine code: at every hit there are several calls, and on the way through libc's syscall(2) with its
  * seven arguments one takes twice the time.
  */
 // prettier-ignore
@@ -72,12 +72,31 @@ const CODE = [
   0x0f, 0x05,                             // syscall
   // out:
   0xc3,                                   // ret
+  // registersAndMask(rdi: tid, rsi: registers, rdx: mask)
+  0x49, 0x89, 0xf2,                       // mov  r10, rsi
+  0x48, 0x89, 0xfe,                       // mov  rsi, rdi
+  0x49, 0x89, 0xd0,                       // mov  r8, rdx
+  0x31, 0xd2,                             // xor  edx, edx
+  0xbf, REQUEST.GETREGS, 0, 0, 0,         // mov  edi, PTRACE_GETREGS
+  0xb8, NR.ptrace, 0, 0, 0,               // mov  eax, ptrace
+  0x0f, 0x05,                             // syscall
+  0x48, 0x85, 0xc0,                       // test rax, rax
+  0x78, 0x14,                             // js   failed
+  0x4d, 0x89, 0xc2,                       // mov  r10, r8
+  0xba, 8, 0, 0, 0,                       // mov  edx, sizeof(sigset_t)
+  0xbf, 0x0a, 0x42, 0, 0,                 // mov  edi, PTRACE_GETSIGMASK
+  0xb8, NR.ptrace, 0, 0, 0,               // mov  eax, ptrace
+  0x0f, 0x05,                             // syscall
+  // failed:
+  0xc3,                                   // ret
 ];
 const POKE_AND_CONTINUE_AT = 16;
+const REGISTERS_AND_MASK_AT = 60;
 
 interface Calls {
   readonly request: (request: number, tid: number, addr: number, data: number) => number;
   readonly pokeAndContinue: (tid: number, offset: number, value: number) => number;
+  readonly registersAndMask: (tid: number, registers: number, mask: number) => number;
 }
 let calls: Calls | undefined;
 
@@ -89,6 +108,10 @@ function makeCalls(): Calls {
     pokeAndContinue: functionAt(
       address + POKE_AND_CONTINUE_AT,
       'int64_t ptrace_poke_and_continue(int64_t, int64_t, int64_t)',
+    ),
+    registersAndMask: functionAt(
+      address + REGISTERS_AND_MASK_AT,
+      'int64_t ptrace_registers_and_mask(int64_t, int64_t, int64_t)',
     ),
   });
 }
@@ -147,6 +170,9 @@ export const ptrace = {
     must(call(REQUEST.DETACH, tid, 0, signal), 'PTRACE_DETACH', tid),
   getRegs: (tid: number, to: number): boolean =>
     must(call(REQUEST.GETREGS, tid, 0, to), 'PTRACE_GETREGS', tid),
+  /** getRegs and getSigMask. */
+  getRegsAndMask: (tid: number, regs: number, mask: number): boolean =>
+    must((calls ?? makeCalls()).registersAndMask(tid, regs, mask), 'PTRACE_GETREGS', tid),
   setRegs: (tid: number, from: number): boolean =>
     must(call(REQUEST.SETREGS, tid, 0, from), 'PTRACE_SETREGS', tid),
   getFpRegs: (tid: number, to: number): boolean =>

@@ -31,8 +31,13 @@ export class LineWriter {
   }
 
   line(text: string): void {
+    this.text(`${text}\n`);
+  }
+
+  /** Some of a line, or several. */
+  text(text: string): void {
     if (this.#broken) return;
-    this.#gathered += `${text}\n`;
+    this.#gathered += text;
     if (this.#gathered.length > ENOUGH) this.#write(false);
     else if (!this.#scheduled) this.#schedule(setImmediate);
   }

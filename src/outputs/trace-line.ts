@@ -39,6 +39,9 @@ export interface ShownHit {
   readonly pid: number;
   readonly tid: number;
   readonly comm: string;
+  /** Where a function has returned. */
+  readonly returnValue?: bigint;
+  readonly duration?: bigint;
 }
 
 export type LineFormat = (hit: ShownHit, values: readonly ShownValue[]) => string;
@@ -50,9 +53,11 @@ export function textFormat(
   start: () => bigint | undefined,
 ): LineFormat {
   const label = escapeText(probe.label);
+  const isReturn = probe.kind === 'return';
   const names = args.map((a) => `${escapeText(a.name)}=`);
   return (hit, values) => {
     let line = `${secondsSince(start(), hit.time)}  ${hit.pid}/${hit.tid}  ${escapeText(hit.comm)}  ${label}`;
+    if (isReturn) line += `  = ${returnedText(hit.returnValue!)}  ${durationText(hit.duration!)}`;
     for (let i = 0; i < args.length; i++) {
       line += `${i === 0 ? '  ' : ' '}${names[i]}${textValue(args[i]!, values[i])}`;
     }
@@ -63,6 +68,7 @@ export function textFormat(
 /** JSON lines; docs/json.md has the schema. */
 export function jsonFormat(probe: ShownProbe, args: readonly ShownArgument[]): LineFormat {
   const symbol = probe.symbol === undefined ? 'null' : jsonString(probe.symbol);
+  const isReturn = probe.kind === 'return';
   const place = `"probe":${jsonString(probe.probe)},"symbol":${symbol},"offset":${probe.offset},"kind":"${probe.kind}"`;
   const names = args.map((a, i) => `${i === 0 ? '' : ','}${jsonString(a.name)}:`);
   return (hit, values) => {
@@ -73,8 +79,34 @@ export function jsonFormat(probe: ShownProbe, args: readonly ShownArgument[]): L
       for (let i = 0; i < args.length; i++) line += names[i]! + jsonValue(args[i]!.kind, values[i]);
       line += '}';
     }
+    if (isReturn) line += `,"returnValue":"${hit.returnValue!}","durationNs":"${hit.duration!}"`;
     return `${line}}`;
   };
+}
+
+/**
+ * A value whose type nobody has said: small ones as C's signed numbers, what can only be a pointer or a set of bits in
+ * hexadecimal.
+ */
+export function returnedText(value: bigint): string {
+  const signed = BigInt.asIntN(64, value);
+  // -4095 is the last of the kernel's error numbers (include/linux/err.h)
+  return signed >= -4095n && signed < 0x8000_0000n ? String(signed) : `0x${value.toString(16)}`;
+}
+
+const UNITS = ['ns', 'µs', 'ms', 's'];
+
+/** Three digits that matter: `850 ns`, `12.3 µs`, `1.40 ms`, `75.0 s`. */
+export function durationText(ns: bigint): string {
+  let value = Number(ns);
+  let unit = 0;
+  // 999.5 would be shown as 1000
+  while (value >= 999.5 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  const digits = unit === 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+  return `${value.toFixed(digits)} ${UNITS[unit]}`;
 }
 
 /** Microseconds as `12.345678`, right-aligned. */

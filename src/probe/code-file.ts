@@ -1,10 +1,12 @@
 /** The code of one opened program or library: its image, its names, and where its instructions start. */
 import { realpathSync } from 'node:fs';
 import { asAddress, type VirtualAddress } from '../base/address.js';
-import type { Arch, Instruction } from '../arch/arch.js';
+import type { Refusal } from '../base/errors.js';
+import type { Arch, Displaced, Instruction } from '../arch/arch.js';
 import { x64 } from '../arch/x64/x64.js';
 import { EhFrame, type Extent } from '../elf/eh-frame.js';
 import { ElfImage } from '../elf/image.js';
+import { criticalSections, type CriticalSection } from '../elf/rseq.js';
 import { lazy } from '../elf/source.js';
 import { SymbolTable, type ElfFunction, type ElfSymbol } from '../elf/symbols.js';
 import type { OpenedFile } from '../process/opened-file.js';
@@ -34,12 +36,20 @@ const MOST_KEPT = 16;
 /** After so many searches for names, one index over all names is cheaper. */
 const SEARCHES_BEFORE_INDEX = 8;
 
+const RSEQ: Refusal = {
+  code: 'rseq-critical-section',
+  reason:
+    'the place is inside a restartable sequence (rseq(2)): a thread that stops there is no longer restarted by the kernel when it should be',
+  remedy: 'Probe the function around it, before its critical section',
+};
+
 export class CodeFile {
   readonly file: OpenedFile;
   readonly image: ElfImage;
   readonly arch: Arch = x64;
   readonly #symbols: () => SymbolTable;
   readonly #frames: () => EhFrame;
+  readonly #critical: () => readonly CriticalSection[];
   readonly #kept = new Map<number, Boundaries>();
   #window: { readonly address: number; readonly bytes: Uint8Array } | undefined;
   #lastAt: { readonly address: VirtualAddress; readonly found: ElfFunction | undefined } | undefined;
@@ -58,10 +68,18 @@ export class CodeFile {
     }
     this.#symbols = lazy(() => SymbolTable.of(this.image, this.#debugImage()));
     this.#frames = lazy(() => EhFrame.of(this.image));
+    this.#critical = lazy(() => criticalSections(this.image));
   }
 
   get path(): string {
     return this.file.path;
+  }
+
+  /** How an instruction of the file runs out of line, or why it may not be probed. */
+  displace(instruction: Instruction): Displaced {
+    const { address } = instruction;
+    const inside = this.#critical().some(({ start, length }) => address >= start && address - start < length);
+    return inside ? { ok: false, refusal: RSEQ } : this.arch.displace(instruction);
   }
 
   get symbols(): SymbolTable {

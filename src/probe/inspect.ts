@@ -197,9 +197,10 @@ class View implements ModuleView {
     return found.map((f) => this.#planOf(f, options));
   }
 
-  #question({ trustPlace = false, processes }: PlanOptions): PlaceQuestion {
+  #question({ trustPlace = false, processes, returnHandler = false }: PlanOptions): PlaceQuestion {
     return {
       trustPlace,
+      atEntry: returnHandler,
       processes: plainProcesses(processes),
       ifuncs: (this.#ifuncs ??= new Ifuncs(this.#code)),
     };
@@ -209,7 +210,7 @@ class View implements ModuleView {
     const code = this.#code;
     const engines = verdicts(this.#offers, {
       instruction: found.instruction,
-      displaced: code.arch.displace(found.instruction),
+      displaced: code.displace(found.instruction),
       consumers: [consumerLike(options)],
       processes: options.processes === undefined ? undefined : checkProcesses(options.processes),
     });

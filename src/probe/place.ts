@@ -42,6 +42,8 @@ export interface IfuncChoice {
 /** What a place is asked about. */
 export interface PlaceQuestion {
   readonly trustPlace: boolean;
+  /** It must be a function's first instruction. */
+  readonly atEntry?: boolean;
   /** Whose implementations an ifunc means. */
   readonly processes: ProcessSet;
   /** The ifuncs of the file, where several questions come together. */
@@ -78,9 +80,11 @@ export function resolvePlace(code: CodeFile, place: Place, question: PlaceQuesti
   return found!;
 }
 
-function resolveSpot(code: CodeFile, spot: Spot, { trustPlace, processes }: PlaceQuestion): ResolvedPlace {
+function resolveSpot(code: CodeFile, spot: Spot, question: PlaceQuestion): ResolvedPlace {
+  const { trustPlace, processes } = question;
   const offset = requireText(code, spot.address);
   if (!startsByName(spot)) requireStart(code, spot, trustPlace);
+  if (question.atEntry === true && !trustPlace) requireEntry(code, spot);
   const instruction = code.instructionAt(spot.address);
   if (instruction === undefined) throw notAnInstruction(code, spot.address);
   const { address, ifunc } = spot;
@@ -92,6 +96,19 @@ function resolveSpot(code: CodeFile, spot: Spot, { trustPlace, processes }: Plac
     ...nameOf(code, spot),
   };
   return ifunc === undefined ? found : { ...found, ifunc };
+}
+
+/** Where it will return to is on top of the stack at a function's first instruction only. */
+function requireEntry(code: CodeFile, spot: Spot): void {
+  if (startsByName(spot) || code.isFunctionStart(spot.address)) return;
+  const { symbol, symbolOffset } = nameOf(code, spot);
+  throw placeError('not-a-function-entry', code, (words) =>
+    symbol === undefined
+      ? `whether a function begins at ${hex(spot.address)} is not known, and only at its first instruction a function ` +
+        `shows where it will return to. If you are sure, ${words.trustPlace}`
+      : `${symbol}+${hex(symbolOffset)} is inside ${symbol}: the return of a function is probed at its first instruction ` +
+        `(${symbol})`,
+  );
 }
 
 const startsByName = (spot: Spot): boolean => spot.label === spot.address;

@@ -69,7 +69,7 @@ function checkWhom(table: Table, specs: readonly CheckedSpec[]): void {
     if (refusal !== undefined) throw new RefusedError(pathname, refusal);
     // Engines take tens of milliseconds to start: let them, while files are opened and symbols looked up.
     preferredEngine(engine, table.offers, processes)?.engine?.();
-    const pids = Array.isArray(processes) ? (processes as readonly number[]) : [];
+    const pids = processes === 'all' ? [] : 'tree' in processes ? [processes.tree] : processes;
     for (const pid of 'pid' in place ? [...pids, place.pid] : pids) {
       if (checked.has(pid)) continue;
       checkProcess(pid);
@@ -212,7 +212,8 @@ class Draft {
   /** Throws PlaceError or RefusedError. */
   add({ spec, module, processes }: Wish): void {
     const { trustPlace } = spec;
-    const question = { trustPlace, processes, ifuncs: this.#ifuncsOf(module) };
+    const atEntry = spec.returnHandler !== undefined;
+    const question = { trustPlace, atEntry, processes, ifuncs: this.#ifuncsOf(module) };
     for (const place of this.#resolve(module.code, spec.place, question)) this.#addPlace(spec, module, place);
   }
 
@@ -235,7 +236,7 @@ class Draft {
   }
 
   #newSite(spec: CheckedSpec, module: ProbedModule, processes: ProcessSet, place: ResolvedPlace): Site {
-    const displaced = module.code.arch.displace(place.instruction);
+    const displaced = module.code.displace(place.instruction);
     const engine = this.#engineFor(spec, module, processes, place, displaced);
     const site = new Site(
       module,

@@ -1,6 +1,6 @@
 /** One uprobe as the table keeps it. What users hold is a read-only view of it (uprobe.ts). */
 import type { UprobeError } from '../base/errors.js';
-import type { Consumer, EngineName, ProcessSet } from '../engines/engine.js';
+import type { ArmReport, Consumer, EngineName, ProcessSet } from '../engines/engine.js';
 import type { ResolvedPlace } from './place.js';
 import type { Site } from './site.js';
 import type { CheckedSpec } from './spec.js';
@@ -38,6 +38,10 @@ export class Registration {
   warned = false;
   /** Called once, when it has ended. */
   onEnd: (() => void) | undefined;
+  /** The processes, of those that are named, that have ended: another one may have their pids by now. */
+  readonly #gonePids = new Set<number>();
+  /** Every process of the tree has ended. */
+  #isTreeGone = false;
   /** What the engine had counted when the uprobe ended. */
   #counted: bigint | undefined;
 
@@ -69,7 +73,8 @@ export class Registration {
   wants(pid: number, trees: readonly number[] = []): boolean {
     const { processes } = this;
     if (processes === 'all') return true;
-    return 'tree' in processes ? trees.includes(processes.tree) : processes.includes(pid);
+    if ('tree' in processes) return !this.#isTreeGone && trees.includes(processes.tree);
+    return processes.includes(pid) && !this.#gonePids.has(pid);
   }
 
   /** The user has named this very process. */
@@ -78,40 +83,52 @@ export class Registration {
     return processes !== 'all' && ('tree' in processes ? processes.tree === pid : processes.includes(pid));
   }
 
+  /** A process has ended. */
+  processEnded(pid: number): void {
+    const { processes } = this;
+    if (processes !== 'all' && !('tree' in processes) && processes.includes(pid)) this.#gonePids.add(pid);
+  }
+
+  /** Nobody is left in a tree. */
+  treeEnded(root: number): void {
+    const { processes } = this;
+    if (processes !== 'all' && 'tree' in processes && processes.tree === root) this.#isTreeGone = true;
+  }
+
   /** How it stands in each process. */
   states(): ArmState[] {
-    const { site, engine } = this;
-    const stateOf = (pid: number): ArmState => {
-      const report = site.reportOf(pid);
-      const state = this.ended ? 'gone' : (report?.state ?? 'pending');
-      const refusal = this.ended ? this.endedBecause && refusalOf(this.endedBecause) : report?.refusal;
-      return { pid, state, engine, ...(refusal && { refusal }) };
-    };
     const { processes } = this;
-    if (processes !== 'all' && !('tree' in processes)) return processes.map(stateOf);
-    return site
-      .reports()
-      .filter((r) => this.wants(r.pid, r.trees))
-      .map((r) => stateOf(r.pid));
+    if (processes !== 'all' && !('tree' in processes)) return processes.map((pid) => this.#stateOf(pid));
+    return this.#own().map((r) => this.#stateOf(r.pid));
+  }
+
+  #stateOf(pid: number): ArmState {
+    const { engine, ended, endedBecause } = this;
+    const report = this.site.reportOf(pid);
+    const isGone = ended || this.#gonePids.has(pid);
+    const state = isGone ? 'gone' : (report?.state ?? 'pending');
+    const known = isGone && report?.state !== 'gone' ? undefined : report?.refusal;
+    const refusal = ended ? endedBecause && refusalOf(endedBecause) : known;
+    return { pid, state, engine, ...(refusal && { refusal }) };
+  }
+
+  /** The engine's reports on processes of the tree; on all, where all are wanted. */
+  #own(): ArmReport[] {
+    const { processes } = this;
+    const root = processes !== 'all' && 'tree' in processes ? processes.tree : undefined;
+    return [...this.site.reports()].filter((r) => root === undefined || r.trees?.includes(root));
   }
 
   /** The sum of `states()`, without making them. */
   get state(): 'pending' | 'armed' | 'gone' {
-    if (this.ended) return 'gone';
+    if (this.ended || this.#isTreeGone) return 'gone';
     const { processes, site } = this;
-    if (processes === 'all') return site.reports().some((r) => r.state === 'armed') ? 'armed' : 'pending';
-    if ('tree' in processes) {
-      const own = site.reports().filter((r) => this.wants(r.pid, r.trees));
-      if (own.some((r) => r.state === 'armed')) return 'armed';
-      return own.length > 0 && own.every((r) => r.state === 'gone') ? 'gone' : 'pending';
-    }
-    let gone = 0;
-    for (const pid of processes) {
-      const state = site.reportOf(pid)?.state;
-      if (state === 'armed') return 'armed';
-      if (state === 'gone') gone++;
-    }
-    return gone === processes.length ? 'gone' : 'pending';
+    if (processes === 'all' || 'tree' in processes)
+      return this.#own().some((r) => r.state === 'armed') ? 'armed' : 'pending';
+    if (this.#gonePids.size === processes.length) return 'gone';
+    return processes.some((pid) => this.wants(pid) && site.reportOf(pid)?.state === 'armed')
+      ? 'armed'
+      : 'pending';
   }
 
   /** Out of its site for good. */

@@ -12,7 +12,7 @@ export class Site {
   /** In registration order. Replaced, never changed in place: a dispatch may be going through it. */
   registrations: readonly Registration[] = [];
   /** The last word of the engine on each process. */
-  #reports: ArmReport[] = [];
+  readonly #reports = new Map<number, ArmReport>();
 
   constructor(module: ProbedModule, facts: SiteFacts, engine: Engine) {
     this.module = module;
@@ -42,24 +42,21 @@ export class Site {
 
   /** The engine's last report on a process; undefined before the first. */
   reportOf(pid: number): ArmReport | undefined {
-    return this.#reports.find((r) => r.pid === pid);
+    return this.#reports.get(pid);
   }
 
-  reports(): readonly ArmReport[] {
-    return this.#reports;
+  reports(): Iterable<ArmReport> {
+    return this.#reports.values();
   }
 
   /** Keep a report. False when it says nothing new. */
   keep(report: ArmReport): boolean {
-    const at = this.#reports.findIndex((r) => r.pid === report.pid);
-    const known = this.#reports[at];
+    const known = this.#reports.get(report.pid);
     if (known?.state === report.state && known.refusal?.code === report.refusal?.code) return false;
     // A process nobody named is forgotten when it is gone: nothing grows with the processes ever seen.
     const isNamed = this.registrations.some((r) => r.names(report.pid));
-    if (report.state === 'gone' && !isNamed)
-      this.#reports = this.#reports.filter((r) => r.pid !== report.pid);
-    else if (at < 0) this.#reports.push(report);
-    else this.#reports[at] = report;
+    if (report.state === 'gone' && !isNamed) this.#reports.delete(report.pid);
+    else this.#reports.set(report.pid, report);
     return true;
   }
 }

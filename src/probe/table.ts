@@ -86,6 +86,10 @@ export class Table {
       },
       state: (report) => this.take(report),
       ended: (pid) => this.#processEnded(pid),
+      born: (pid, parent, trees) => this.#processBorn(pid, parent, trees),
+      treeEnded: (root) => {
+        for (const registration of this.#every()) registration.treeEnded(root);
+      },
       failed: (error) => this.#engineFailed(name, error),
     };
   }
@@ -102,9 +106,26 @@ export class Table {
   }
 
   #processEnded(pid: number): void {
-    for (const site of [...this.#sites.values()])
-      if (site.reportOf(pid) !== undefined || site.registrations.some((r) => r.names(pid)))
-        this.take({ siteId: site.id, pid, state: 'gone' });
+    for (const site of [...this.#sites.values()]) {
+      const known = site.reportOf(pid);
+      const isNamed = site.registrations.some((r) => r.names(pid));
+      if (known?.state !== 'gone' && (known !== undefined || isNamed))
+        this.take({ siteId: site.id, pid, trees: known?.trees ?? [pid], state: 'gone' });
+      for (const registration of site.registrations) registration.processEnded(pid);
+    }
+  }
+
+  /** Where its parent stands, it stands, too: as copies of one memory. */
+  #processBorn(pid: number, parent: number, trees: readonly number[]): void {
+    for (const site of [...this.#sites.values()]) {
+      const report = site.reportOf(parent);
+      if (report === undefined || report.state === 'gone') continue;
+      if (site.registrations.some((r) => r.wants(pid, trees))) this.take({ ...report, pid, trees });
+    }
+  }
+
+  *#every(): Iterable<Registration> {
+    for (const site of this.#sites.values()) yield* site.registrations;
   }
 
   #engineFailed(name: EngineName, error: Error): void {

@@ -27,7 +27,7 @@ export type Place =
 
 /**
  * Which processes: one pid, several, a target made by `spawnTarget`, or `'all'`, present and future.
- * `{ tree: pid }` is the process and every descendant it makes from now on.
+ * `{ tree: pid }` is the process with its descendants: those it has, and every one that any of them makes from now on.
  */
 export type Processes = 'all' | number | readonly number[] | { readonly tree: number } | Target;
 
@@ -133,7 +133,7 @@ export interface UprobeOptions<C = unknown> {
    * program in $PATH.
    */
   pathname: string;
-  /** Must be said for plain handlers; `'all'` is not yet possible with the trap engine. */
+  /** Must be said for plain handlers; `'all'` is not yet possible with the trap engine, `{ tree: pid }` is. */
   processes?: Processes;
   /** Default `'auto'`. A forced engine that refuses is a RefusedError. */
   engine?: 'auto' | EngineName;

@@ -1,5 +1,5 @@
 /** Whether a process may be probed at all: what /proc says, before anybody touches it. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { ProcessError } from '../base/errors.js';
 
 /** The fields of /proc/PID/status and /proc/PID/stat that matter here. */
@@ -28,7 +28,7 @@ export function checkProcess(pid: number): void {
     throw refused('is-a-thread', pid, `${pid} is a thread of process ${status.tgid}: name that process`);
   if (status.kernel)
     throw refused('is-a-kernel-thread', pid, `${who} is a thread of the kernel and maps no file`);
-  if (status.state === 'Z' || status.state === 'X')
+  if ((status.state === 'Z' || status.state === 'X') && liveThread(pid) === undefined)
     throw refused('is-a-zombie', pid, `${who} has ended; only its parent has not taken notice yet`);
   if (ancestors().includes(pid))
     throw refused(
@@ -53,6 +53,20 @@ function readStatus(pid: number): Status | undefined {
     // proc(5): flags are field 9 of stat; state is field 3.
     kernel: (Number(fields[6] ?? 0) & PF_KTHREAD) !== 0,
   };
+}
+
+/** A thread of a process that has not ended. Its first one may have (pthread_exit), and then shows no memory, files or root. */
+export function liveThread(pid: number): number | undefined {
+  let names: string[];
+  try {
+    names = readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return undefined;
+  }
+  return names.map(Number).find((tid) => {
+    const stat = readProc(`/proc/${pid}/task/${tid}/stat`);
+    return stat !== undefined && !/^[ZX]/.test(statFields(stat)[0] ?? '');
+  });
 }
 
 /** The fields of stat from the third on. The second is the name in parentheses, and may hold any byte. */

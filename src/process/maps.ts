@@ -116,6 +116,19 @@ function unreadable(pid: number, e: unknown): ProcessError {
   return new ProcessError('bad-maps', pid, `/proc/${pid}/maps: ${messageOf(e)}`, { cause: e });
 }
 
+/** The mapping that an address is in; they are in ascending order. */
+export function mappingAt(mappings: readonly Mapping[], address: number): Mapping | undefined {
+  let low = 0;
+  let high = mappings.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (mappings[middle]!.end <= address) low = middle + 1;
+    else high = middle;
+  }
+  const found = mappings[low];
+  return found !== undefined && address >= found.start ? found : undefined;
+}
+
 /** Stats the file a path means; undefined where it means none. Replaceable, so that the rule can be tested. */
 export type StatFile = (path: string) => { readonly dev: bigint; readonly ino: bigint } | undefined;
 

@@ -82,10 +82,19 @@ export class FakeEngine implements Engine {
   #arm({ site, consumers }: SiteChange): ArmReport[] {
     if (consumers.length === 0) this.armed.delete(site.id);
     else this.armed.set(site.id, consumers);
-    const pids = new Set(
-      consumers.flatMap(({ processes: p }) => (p === 'all' ? [] : 'tree' in p ? [p.tree] : p)),
+    const trees = new Set(
+      consumers.flatMap(({ processes: p }) => (p !== 'all' && 'tree' in p ? [p.tree] : [])),
     );
-    return [...pids].map((pid) => ({ siteId: site.id, pid, ...this.report }));
+    const pids = new Set([
+      ...trees,
+      ...consumers.flatMap(({ processes: p }) => (p === 'all' || 'tree' in p ? [] : p)),
+    ]);
+    return [...pids].map((pid) => ({
+      siteId: site.id,
+      pid,
+      trees: trees.has(pid) ? [pid] : [],
+      ...this.report,
+    }));
   }
 
   counted(consumerId: number): bigint {
@@ -139,8 +148,7 @@ export interface FakeSystem {
 
 const offerOf = (made: FakeEngine): EngineOffer => ({
   name: made.name,
-  refuseProcesses: (p) =>
-    typeof p === 'object' && 'tree' in p ? { code: 'trees-not-supported', reason: 'no trees' } : undefined,
+  refuseProcesses: (p) => (p === 'all' ? { code: 'needs-processes', reason: 'not all' } : undefined),
   canArm: () => made.canArm(),
   engine: () => made,
 });

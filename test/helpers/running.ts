@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 
 export interface RunningProgram {
   readonly pid: number;
   /** What it said until it was ready. */
   readonly greeting: string;
-  /** Bytes of input, and wait until it sleeps for more. */
-  feed(rounds: number): Promise<void>;
+  /** Bytes of input, and wait until it (or who reads it instead) sleeps for more. */
+  feed(rounds: number, reader?: number): Promise<void>;
   /** Its end: what it printed after `ready`, and its status as the shell says. */
   finish(): Promise<string>;
 }
@@ -32,9 +32,9 @@ export async function startProgram(
   return {
     pid,
     greeting: output,
-    feed: async (rounds) => {
+    feed: async (rounds, reader = pid) => {
       shell.stdin!.write('x'.repeat(rounds));
-      await until('it has eaten everything', () => sleepsInRead(pid));
+      await until('it has eaten everything', () => sleepsInRead(reader));
     },
     finish: async () => {
       shell.stdin!.end();
@@ -52,8 +52,11 @@ export async function until(what: string, condition: () => boolean): Promise<voi
   assert.ok(condition(), `${what}, in time`);
 }
 
+/** One of its threads, at least: the first one may have ended. */
 const sleepsInRead = (pid: number): boolean =>
-  /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+  readdirSync(`/proc/${pid}/task`).some((tid) =>
+    /^State:\tS/m.test(readFileSync(`/proc/${pid}/task/${tid}/status`, 'latin1')),
+  );
 
 export const tracerOf = (pid: number): string | undefined =>
   /^TracerPid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
 import { compileFixture, repositoryRoot } from '../helpers/compile.js';
-import { linesOf } from '../helpers/cli.js';
+import { linesOf, uprobe } from '../helpers/cli.js';
 
 const PATIENCE_MS = 60_000;
 
@@ -114,4 +114,104 @@ void test('counting says so when a program is stripped, and does not run it', ()
   assert.equal(status, 1);
   assert.match(stderr, /loop is stripped: it names none of its functions/);
   assert.equal(stdout, '');
+});
+
+/** Run a module of the examples as it stands there. */
+function moduleExample(
+  name: string,
+  words: readonly string[],
+  command: readonly string[],
+): ReturnType<typeof uprobe> {
+  const path = join(repositoryRoot, 'examples', 'modules', `${name}.ts`);
+  return uprobe(['run', path, ...words, '--', ...command], { env: { LC_ALL: 'C' } });
+}
+
+void test('fault-injection makes malloc fail, and ls says what it always says then', () => {
+  const calls = Number(
+    /^(\d+) calls$/m.exec(moduleExample('fault-injection', ['nth=1000000'], ['ls', '/']).stderr)?.[1],
+  );
+  assert.ok(calls > 20);
+  const said: string[] = [];
+  for (let nth = calls; nth > calls - 20; nth--) {
+    const { stderr } = moduleExample('fault-injection', [`nth=${nth}`], ['ls', '/']);
+    assert.match(stderr, new RegExp(`^call ${nth} of malloc in ls \\(\\d+\\) returns 0$`, 'm'));
+    said.push(stderr);
+    if (stderr.includes('ls: memory exhausted')) return;
+  }
+  assert.fail(said.join('\n'));
+});
+
+void test('fault-injection changes what a function returns', () => {
+  const words = ['function=geteuid', 'value=65534', 'nth=0', 'after=y'];
+  const { status, stdout, stderr } = moduleExample('fault-injection', words, ['whoami']);
+  assert.deepEqual([status, stdout], [0, 'nobody\n']);
+  assert.match(stderr, /^call 1 of geteuid in whoami \(\d+\) returns 65534$/m);
+});
+
+void test('call-tree shows calls and returns at their depth', () => {
+  const script = 'f() { echo $1; }; for i in 1 2; do f $i; done';
+  const { status, stdout, stderr } = moduleExample('call-tree', [], ['bash', '--norc', '-c', script]);
+  assert.deepEqual([status, stdout], [0, '1\n2\n']);
+  const open: string[] = [];
+  let deepest = 0;
+  for (const line of linesOf(stderr)) {
+    const [, bars = '', name, rest] = /^ *\d+ {2}((?:\| )*)(\w+)(.*)$/.exec(line) ?? assert.fail(line);
+    if (rest!.startsWith('(')) {
+      assert.match(rest!, /^\(0x[0-9a-f]+, 0x[0-9a-f]+\)$/);
+      assert.equal(bars.length / 2, open.length, line);
+      open.push(name!);
+    } else {
+      assert.match(rest!, /^ = (?:-?\d+|0x[0-9a-f]+) {2}\d+ µs$/);
+      assert.equal(open.pop(), name, line);
+      assert.equal(bars.length / 2, open.length, line);
+    }
+    deepest = Math.max(deepest, open.length);
+  }
+  assert.deepEqual(open, []);
+  assert.ok(deepest >= 4, stderr);
+});
+
+void test('bad-pointer mends the pointer that perl is given', () => {
+  const script = 'print unpack("P8", pack("J", 16)), "\\n"';
+  assert.equal(spawnSync('perl', ['-e', script]).signal, 'SIGSEGV', 'unprobed it is killed');
+  const { status, stdout, stderr } = moduleExample('bad-pointer', ['text=as good'], ['perl', '-e', script]);
+  assert.deepEqual([status, stdout], [0, 'as good \n'], stderr);
+  assert.match(stderr, /^perl \(\d+\) reads at 0x1[0-9a-f]: \w+ .*\[rsi.*\]/);
+});
+
+void test('coverage lists what ran, as often as it did', () => {
+  const command = ['bash', '--norc', '-c', 'for i in 1 2; do echo $i; done'];
+  const { status, stdout, stderr } = moduleExample(
+    'coverage',
+    ['functions=execute_command,no_such*'],
+    command,
+  );
+  assert.deepEqual([status, stdout], [0, '1\n2\n']);
+  const [, ran, all] = /^execute_command: (\d+) of (\d+) instructions$/m.exec(stderr) ?? assert.fail(stderr);
+  const listed = [...stderr.matchAll(/^ *(\d+|\.|\?) {2}0x[0-9a-f]+ {2}(\w+.*)$/gm)].map((m) => [m[1], m[2]]);
+  assert.equal(listed.length, Number(all));
+  assert.equal(listed.filter(([count]) => Number(count) > 0).length, Number(ran));
+  assert.ok(Number(ran) < Number(all));
+  // It is entered twice, and returns as often, by whichever of its ways.
+  assert.equal(listed[0]![0], '2');
+  const returned = listed.filter(([count, text]) => text === 'ret' && count !== '.');
+  assert.equal(
+    returned.reduce((sum, [count]) => sum + Number(count), 0),
+    2,
+  );
+});
+
+void test('stress does not keep bash from computing', () => {
+  const script = 'for i in {1..60000}; do x=$((x + i)); done; echo $x';
+  for (const seed of [1, 2]) {
+    const words = [`seed=${seed}`, 'functions=e*'];
+    const { status, stdout, stderr } = moduleExample('stress', words, ['bash', '--norc', '-c', script]);
+    assert.deepEqual([status, stdout], [0, '1800030000\n'], stderr);
+    const [, registrations, meanwhile, missed] =
+      /^seed \d: (\d+) registrations of \d+ probes, (\d+) taken out while it ran, \d+ hits, (\d+) missed$/m.exec(
+        stderr,
+      ) ?? assert.fail(stderr);
+    assert.ok(Number(registrations) > 5 && Number(meanwhile) > 0, stderr);
+    assert.equal(missed, '0');
+  }
 });

@@ -22,6 +22,8 @@ function newEngine(failed: (e: Error) => void = assert.fail): TrapEngine {
     abandoned: nothing,
     state: nothing,
     ended: nothing,
+    born: nothing,
+    treeEnded: nothing,
     failed,
   };
   return createTrapEngine(sink);

@@ -17,6 +17,10 @@ interface Case {
   /** Functions left alone. */
   readonly without?: readonly string[];
   readonly flags?: readonly string[];
+  /** System calls that a signal breaks off have no post handlers: counted as missed. */
+  readonly misses?: true;
+  /** How many instructions at most have no after: those that fault, exec, or end the program (default 200). */
+  readonly endless?: number;
   /** What of the output depends on time. */
   readonly vague?: RegExp;
 }
@@ -32,6 +36,25 @@ const cases: readonly Case[] = [
   { program: 'calls', handlers: 'none', oracle: true, flags: ['-O0', '-no-pie'] },
   { program: 'calls', handlers: 'none', oracle: true, flags: ['-O2', '-static'] },
   { program: 'instructions', handlers: 'none', oracle: true },
+  { program: 'instructions', handlers: 'pre and post', oracle: true },
+  { program: 'instructions', handlers: 'pre and post', oracle: true, flags: ['-no-pie'] },
+  { program: 'crowd', args: ['3', '60'], handlers: 'none', oracle: true },
+  { program: 'crowd', args: ['3', '60'], handlers: 'pre and post', oracle: true },
+  { program: 'syscalls', handlers: 'none', oracle: false },
+  { program: 'syscalls', args: ['2'], handlers: 'pre', oracle: false },
+  { program: 'syscalls', args: ['2', 'exec'], handlers: 'pre and post', oracle: false, misses: true },
+  {
+    program: 'syscalls',
+    args: ['1'],
+    handlers: 'pre and post',
+    oracle: false,
+    flags: ['-static'],
+    misses: true,
+  },
+  { program: 'selfstep', handlers: 'none', oracle: false },
+  { program: 'selfstep', handlers: 'pre', oracle: false },
+  // each round of a rep prefix traps, and begins anew; rt_sigreturn has no after
+  { program: 'selfstep', handlers: 'pre and post', oracle: false, endless: 400 },
   { program: 'longjmp', handlers: 'pre and post', oracle: true },
   { program: 'faults', handlers: 'pre and post', oracle: true, without: ['on_fault', 'compare'] },
   { program: 'exceptions', handlers: 'pre and post', oracle: false },
@@ -66,7 +89,18 @@ function everyInstruction(program: string, pid: number, without: readonly string
 /** Functions of the program that its author wrote: a static program brings all of libc. */
 const OWN_SITES = 5000;
 
-for (const { program: name, args = [], handlers, oracle, without = [], flags = [], vague } of cases) {
+for (const c of cases) {
+  const {
+    program: name,
+    args = [],
+    handlers,
+    oracle,
+    without = [],
+    flags = [],
+    vague,
+    misses,
+    endless = 200,
+  } = c;
   const title =
     `${name} ${[...args, ...flags].join(' ')} with ${handlers} handlers at every instruction`.replace(
       / +/g,
@@ -97,11 +131,10 @@ for (const { program: name, args = [], handlers, oracle, without = [], flags = [
       { stdout: clear(plain.stdout), stderr: plain.stderr, code: plain.status, signal: plain.signal },
     );
     const hits = [...group].reduce((sum, u) => sum + u.nhits, 0n);
-    for (const uprobe of group) assert.equal(uprobe.nmissed, 0n);
+    if (!misses) for (const uprobe of group) assert.equal(uprobe.nmissed, 0n);
     if (handlers !== 'none') assert.equal(BigInt(pre), hits);
-    // an instruction that faults, or execs, or ends the program has no after
     if (handlers === 'pre and post')
-      assert.ok(post > 0 && post <= pre && post >= pre - 200, `${post} of ${pre}`);
+      assert.ok(post > 0 && post <= pre && post >= pre - endless, `${post} of ${pre}`);
     if (oracle) {
       const { counts } = await stepCounts(program, args, program, { fromEntry: true, timeout: 100_000 });
       const wrong = [...group]

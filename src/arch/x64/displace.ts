@@ -1,6 +1,8 @@
 /**
  * How an instruction runs out of line. One whose effect does not depend on where it is runs as it is; a pc-relative
- * field is pointed at what it meant; a call pushes the program's own return address.
+ * field is pointed at what it meant; a call pushes the program's own return address; `syscall` gets the address that
+ * it leaves in rcx corrected. What depends on its place in a way that no code elsewhere can imitate is stepped in its
+ * own place.
  *
  * What this cannot hide:
  * - x87 instructions leave their own address (the slot's) in the FPU's instruction pointer, which fnstenv, fnsave,
@@ -10,11 +12,12 @@
  *   written, the fault is the stack's.
  * - A call that faults has written its return address below the stack pointer, where nothing lives.
  * - An instruction that reads its own bytes sees the breakpoint in them.
- * A thread with a shadow stack (CET) must not run displaced calls: a push and a jump do not write it.
+ * A push and a jump do not write a shadow stack (CET): calls of a thread that has one must run in place.
  */
 import type { Refusal } from '../../base/errors.js';
 import type { Displaced } from '../arch.js';
-import { SlotWriter } from './slot-writer.js';
+import { inPlace } from '../slot.js';
+import { SlotWriter, type Traits } from './slot-writer.js';
 import type { Iced } from './iced.js';
 import { modOf, parseEncoding, regOf, REX_B, REX_X, rmOf, type Encoding } from './encoding.js';
 import * as refused from './refused.js';
@@ -28,6 +31,7 @@ interface Subject {
 }
 
 const refuse = (refusal: Refusal): Displaced => ({ ok: false, refusal });
+const stepInPlace = ({ bytes }: Subject): Displaced => ({ ok: true, template: inPlace(bytes.length) });
 
 export function displace(decoder: Iced, bytes: Uint8Array): Displaced {
   decoder.load(bytes);
@@ -35,21 +39,70 @@ export function displace(decoder: Iced, bytes: Uint8Array): Displaced {
   const encoding = parseEncoding(bytes);
   const listed = refused.refusalOf(encoding);
   if (listed !== undefined) return refuse(listed);
-  if (decoder.isPrivileged()) return refuse(refused.PRIVILEGED);
-  const ipRelativeAt = decoder.ipRelativeAt();
-  if (ipRelativeAt !== undefined && encoding.addressSize32) return refuse(refused.EIP_RELATIVE);
-  return templateOf({ bytes, encoding, ipRelativeAt });
+  return templateOf({ bytes, encoding, ipRelativeAt: decoder.ipRelativeAt() });
 }
 
 function templateOf(subject: Subject): Displaced {
-  const { opcode, modrm, operandSize16 } = subject.encoding;
-  const group = opcode === 0xff ? regOf(modrm) : undefined;
-  const isReturn = opcode === 0xc2 || opcode === 0xc3;
-  // These do not depend on their own address: running them is exact whatever a 66 prefix means to the processor.
-  if (isReturn || group === 4) return transfer(subject);
-  const displaceBranch = group === 2 ? callIndirect : relativeBranch(subject);
+  const { encoding, ipRelativeAt } = subject;
+  // relative to the low 32 bits of the instruction pointer, which a slot elsewhere does not share
+  if (ipRelativeAt !== undefined && encoding.addressSize32) return stepInPlace(subject);
+  const special = kernelEntry(subject) ?? transfers(subject) ?? flagsOrStack(subject);
+  if (special !== undefined) return special;
+  const displaceBranch = isNearCall(encoding) ? callIndirect : relativeBranch(subject);
   if (displaceBranch === undefined) return plain(subject);
-  return operandSize16 ? refuse(refused.AMBIGUOUS_PREFIX) : displaceBranch(subject);
+  // With a 66 prefix Intel processors ignore the prefix and AMD's shorten the address: in its place it is what it is here.
+  return encoding.operandSize16 ? stepInPlace(subject) : displaceBranch(subject);
+}
+
+const isNearCall = ({ opcode, modrm }: Encoding): boolean => opcode === 0xff && regOf(modrm) === 2;
+
+/** Instructions that raise an exception or a system call on purpose. */
+function kernelEntry(subject: Subject): Displaced | undefined {
+  const { bytes, encoding } = subject;
+  const { opcode } = encoding;
+  if (opcode === 0x0f05) return syscall(subject);
+  if (opcode === 0xcc || opcode === 0xf1) return plain(subject, { raisesTrap: true }); // int3, int1
+  if (opcode !== 0xcd) return undefined;
+  const vector = bytes.at(-1) as number;
+  const traits: Traits = vector === 3 ? { raisesTrap: true } : { entersKernel: true };
+  // Restarting it the kernel goes two bytes back (arch/x86/kernel/signal.c): without prefixes that is its start.
+  return beforeNop(new SlotWriter(bytes.length).emit(0xcd, vector), subject, traits);
+}
+
+/** What goes where it goes by itself, and says nothing of where it came from. */
+function transfers(subject: Subject): Displaced | undefined {
+  const { opcode, modrm } = subject.encoding;
+  const group = opcode === 0xff ? regOf(modrm) : undefined;
+  if (group === 3) return stepInPlace(subject); // a far call pushes its own address
+  // Running them is exact whatever a 66 prefix means to the processor: near and far jumps through memory,
+  if (group === 4 || group === 5) return transfer(subject);
+  // near and far returns, sysenter (which returns into the vDSO),
+  if (opcode !== undefined && RETURNS.has(opcode)) return transfer(subject);
+  // and iret and uiret
+  if (opcode === 0xcf || (opcode === 0x0f01 && modrm === 0xec))
+    return transfer(subject, { loadsFlags: true });
+  return undefined;
+}
+
+const RETURNS: ReadonlySet<number> = new Set([0xc2, 0xc3, 0xca, 0xcb, 0x0f34]);
+
+/**
+ * popf may set the program's own trap flag, and loads of ss hold all traps back for one instruction (Intel SDM vol. 3,
+ * 6.8.3): what comes after them in the slot must not be the jump back, whose trap could not be told from one of the
+ * program's.
+ */
+function flagsOrStack(subject: Subject): Displaced | undefined {
+  const { bytes, encoding } = subject;
+  const { opcode, modrm } = encoding;
+  const isPopf = opcode === 0x9d;
+  const loadsSs = opcode === 0x0fb2 || (opcode === 0x8e && regOf(modrm) === 2);
+  if (isPopf || loadsSs) {
+    const slot = new SlotWriter(bytes.length);
+    copy(slot, subject);
+    return beforeNop(slot, subject, isPopf ? { loadsFlags: true } : {});
+  }
+  if (opcode === 0xc7 && modrm === 0xf8) return beginTransaction(subject);
+  return undefined;
 }
 
 /** How to displace a branch whose target is relative to it; undefined for what is none. */
@@ -67,18 +120,48 @@ function relativeBranch({ bytes, encoding }: Subject): ((subject: Subject) => Di
 }
 
 /** The instruction as it is, then back. */
-function plain(subject: Subject): Displaced {
+function plain(subject: Subject, traits: Traits = {}): Displaced {
   const slot = new SlotWriter(subject.bytes.length);
   copy(slot, subject);
   slot.stop(subject.bytes.length).jumpTo(subject.bytes.length);
-  return slot.finish({ pushesFlags: subject.encoding.opcode === 0x9c });
+  return slot.finish({ pushesFlags: subject.encoding.opcode === 0x9c, ...traits });
 }
 
 /** An instruction that goes where it goes by itself. */
-function transfer(subject: Subject): Displaced {
+function transfer(subject: Subject, traits?: Traits): Displaced {
   const slot = new SlotWriter(subject.bytes.length);
   copy(slot, subject);
-  return slot.finish();
+  return slot.finish(traits);
+}
+
+/**
+ * A nop after what has been written, then back. A trap of the program's own trap flag after the nop is one that its
+ * instruction in place would not have made: the next instruction makes it.
+ */
+function beforeNop(slot: SlotWriter, { bytes }: Subject, traits: Traits): Displaced {
+  slot.stop(bytes.length).emit(0x90);
+  return slot.stop(bytes.length, 0, { silent: true }).jumpTo(bytes.length).finish(traits);
+}
+
+/**
+ * Intel SDM vol. 2, SYSCALL: it leaves the address behind it in rcx, which is corrected here, and the flags in r11.
+ * With the program's own trap flag set the first trap comes after the next instruction.
+ */
+function syscall({ bytes }: Subject): Displaced {
+  const slot = new SlotWriter(bytes.length);
+  slot.emit(0x0f, 0x05).stop(bytes.length, 0, { afterSyscall: true });
+  slot.emit(0x48, 0xb9).absolute(bytes.length); // mov rcx, site + length
+  slot.stop(bytes.length, 0, { silent: true, afterSyscall: true }).jumpTo(bytes.length);
+  return slot.finish({ entersKernel: true });
+}
+
+/** xbegin: where an abort goes is relative. Intel SDM vol. 2: a 66 prefix shortens the field, not the address. */
+function beginTransaction({ bytes, encoding }: Subject): Displaced {
+  const short = ((bytes.at(-2) as number) | ((bytes.at(-1) as number) << 8)) << 16;
+  const fallback = encoding.operandSize16 ? short >> 16 : int32At(bytes, bytes.length - 4);
+  const slot = new SlotWriter(bytes.length);
+  slot.emit(0xc7, 0xf8).relative(bytes.length + fallback);
+  return slot.stop(bytes.length).jumpTo(bytes.length).finish();
 }
 
 function copy(slot: SlotWriter, { bytes, ipRelativeAt }: Subject): void {
@@ -116,13 +199,13 @@ const JUMP_LENGTH = 5;
 function call({ bytes }: Subject, target: number): Displaced {
   const slot = new SlotWriter(bytes.length);
   slot.pushReturnAddress(JUMP_LENGTH).jumpTo(target);
-  return slot.finish();
+  return slot.finish({ calls: true });
 }
 
 /** `call r/m` as the push it does, and `jmp r/m` (the same encoding with 4 for 2 in ModRM.reg). */
 function callIndirect(subject: Subject): Displaced {
   const operand = afterPush(subject);
-  if (operand === undefined) return refuse(refused.CALL_THROUGH_STACK_POINTER);
+  if (operand === undefined) return stepInPlace(subject);
   const { bytes } = subject;
   const { opcodeAt } = subject.encoding;
   const jmp = Uint8Array.of(...bytes.subarray(0, opcodeAt + 1), ...operand);
@@ -130,7 +213,7 @@ function callIndirect(subject: Subject): Displaced {
   slot.pushReturnAddress(jmp.length);
   // Same length as the call wherever the operand is relative to rip: only rsp-based ones are rewritten.
   copy(slot, { ...subject, bytes: jmp });
-  return slot.finish();
+  return slot.finish({ calls: true });
 }
 
 /**

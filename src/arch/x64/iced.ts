@@ -36,7 +36,6 @@ interface Exports {
   instruction_new(): number;
   instruction_code(instruction: number): number;
   instruction_length(instruction: number): number;
-  instruction_isPrivileged(instruction: number): number;
   instruction_isIpRelMemoryOperand(instruction: number): number;
   fastformatter_new(): number;
   fastformatter_format(result: number, formatter: number, instruction: number): void;
@@ -59,7 +58,6 @@ const EXPORTS: Readonly<Record<keyof Exports, true>> = {
   instruction_new: true,
   instruction_code: true,
   instruction_length: true,
-  instruction_isPrivileged: true,
   instruction_isIpRelMemoryOperand: true,
   fastformatter_new: true,
   fastformatter_format: true,
@@ -113,11 +111,6 @@ export class Iced {
     return this.#wasm.instruction_code(this.#instruction) === 0
       ? 0
       : this.#wasm.instruction_length(this.#instruction);
-  }
-
-  /** Of the instruction last decoded: whether the kernel alone may run it. */
-  isPrivileged(): boolean {
-    return this.#wasm.instruction_isPrivileged(this.#instruction) !== 0;
   }
 
   /** Of the instruction last decoded: the offset of its 32-bit displacement from rip or eip, or undefined. */

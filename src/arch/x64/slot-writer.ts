@@ -1,7 +1,12 @@
 /** Writes one slot template, front to back. */
-import { SLOT_SIZE, type Displaced, type SlotTemplate } from '../arch.js';
+import { SLOT_SIZE, type Displaced, type SlotStop, type SlotTemplate } from '../arch.js';
 
 type Mutable<T> = T extends readonly (infer E)[] ? E[] : never;
+
+/** What else there is to know of an instruction. */
+export type Traits = Partial<
+  Pick<SlotTemplate, 'pushesFlags' | 'loadsFlags' | 'entersKernel' | 'raisesTrap' | 'calls'>
+>;
 
 export class SlotWriter {
   readonly #length: number;
@@ -42,9 +47,15 @@ export class SlotWriter {
   }
 
   /** A thread may be stopped here, and then `resume` is what the original instruction has done. */
-  stop(resume: number | undefined, undoSp = 0): this {
-    this.#stops.push({ at: this.#size, resume, undoSp });
+  stop(resume: number | undefined, undoSp = 0, more: Pick<SlotStop, 'silent' | 'afterSyscall'> = {}): this {
+    this.#stops.push({ at: this.#size, resume, undoSp, ...more });
     return this;
+  }
+
+  /** A 64-bit field: the address site + delta. */
+  absolute(delta: number): this {
+    this.#abs64.push({ at: this.#size, delta });
+    return this.emit(0, 0, 0, 0, 0, 0, 0, 0);
   }
 
   /**
@@ -57,12 +68,11 @@ export class SlotWriter {
     return this.stop(undefined, 8);
   }
 
-  finish({ pushesFlags = false } = {}): Displaced {
+  finish({ pushesFlags = false, ...traits }: Traits = {}): Displaced {
     if (this.#returnAddressAt !== undefined) {
       if (this.#returnAddressAt !== this.#size)
         throw new Error('the return address is not where the push reads it');
-      this.#abs64.push({ at: this.#size, delta: this.#length });
-      this.emit(0, 0, 0, 0, 0, 0, 0, 0);
+      this.absolute(this.#length);
     }
     const template: SlotTemplate = {
       length: this.#length,
@@ -71,6 +81,7 @@ export class SlotWriter {
       abs64: this.#abs64,
       stops: this.#stops,
       pushesFlags,
+      ...traits,
     };
     return { ok: true, template };
   }

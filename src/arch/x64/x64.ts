@@ -5,6 +5,7 @@ import { displace } from './displace.js';
 import { iced, WINDOW } from './iced.js';
 import { referenceOf } from './references.js';
 import { countPadding } from './padding.js';
+import { mayBeReturnAddress } from './return-address.js';
 
 /** Intel SDM vol. 2, 2.3.11: longer ones raise #GP. */
 const MAX_INSTRUCTION = 15;
@@ -46,6 +47,7 @@ export const x64: Arch = {
   reference: ({ bytes, address }: Instruction): CodeReference | undefined => referenceOf(bytes, address),
   countPadding: (code, { starts, end }) => countPadding(code, starts, end),
 
+  mayBeReturnAddress: (address, before) => mayBeReturnAddress(iced(), address, before),
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),
 };
 

@@ -5,21 +5,25 @@
  * Every method that writes expects all threads of the address space to be stopped.
  */
 import { SLOT_SIZE, type SlotTemplate } from '../../arch/arch.js';
-import { bindSlot } from '../../arch/slot.js';
+import { bindSlot, inPlace } from '../../arch/slot.js';
 import { asAddress } from '../../base/address.js';
 import type { Refusal } from '../../base/errors.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { mappingsOf, readMaps, type Mapping } from '../../process/maps.js';
+import { Calls } from './calls.js';
+import type { CallStub } from './call-stub.js';
+import type { Carried, Carrier } from './carrier.js';
 import type { Process, Thread } from './thread.js';
 import type { Want } from './wants.js';
 
 export const BREAKPOINT = 0xcc;
 const PAGE = 4096;
+const MAX_ADDRESS = BigInt(Number.MAX_SAFE_INTEGER);
 /** Reach of a 32-bit displacement, less room for the largest module's own operands. */
 export const REACH = 0x7000_0000;
 
-/** Calls that change mappings, watched in the dynamic linker. */
-export type MappingCall = 'map' | 'unmap';
+/** Calls that change mappings, watched in the dynamic linker; those that concern SIGTRAP, in the C library. */
+export type WatchedCall = 'map' | 'unmap' | 'sigaction' | 'sigmask' | 'sigreturn';
 
 /** One breakpoint in the text of this address space. */
 export interface Arm {
@@ -27,12 +31,23 @@ export interface Arm {
   /** The byte that the breakpoint replaced. */
   readonly original: number;
   readonly template: SlotTemplate;
-  /** Address of its XOL slot. */
+  /** Address of its XOL slot; of the place itself, where the instruction is stepped in place. */
   readonly slot: number;
-  /** What it is for: a site that is wanted, or the linker's system call. */
+  /**
+   * What it is for: a site that is wanted, or the linker's system call. Where processes share the memory, the want of any
+   * of them: what a hit means is up to the process (`Process.wants`).
+   */
   want: Want | undefined;
-  readonly watch: MappingCall | undefined;
+  readonly watch: WatchedCall | undefined;
+  /** Functions (by their sites) whose calls return here. */
+  returns: Set<number> | undefined;
 }
+
+/** Whether a breakpoint serves anything. */
+export const isUsed = ({ want, watch, returns }: Arm, { watchesMasks }: AddressSpace): boolean =>
+  want !== undefined ||
+  returns !== undefined ||
+  (watch !== undefined && (watchesMasks || (watch !== 'sigmask' && watch !== 'sigreturn')));
 
 interface Area {
   readonly start: number;
@@ -47,7 +62,8 @@ export interface ArmRequest {
   readonly bytes: Uint8Array;
   readonly template: SlotTemplate;
   readonly want: Want | undefined;
-  readonly watch: MappingCall | undefined;
+  readonly watch: WatchedCall | undefined;
+  readonly returns?: Set<number> | undefined;
 }
 
 /** Maps memory in the target: given by the tracer, which can make a thread of it do a system call. */
@@ -58,7 +74,15 @@ export class AddressSpace {
   /** Breakpoints by address: what a hit looks up. */
   readonly arms = new Map<number, Arm>();
   readonly #bySlot = new Map<number, Arm>();
+  /** Taken out, but a thread that did not stop then may be in their slots. */
+  readonly #retired = new Set<Arm>();
+  /** Where breakpoints have been taken out. */
+  readonly #disarmed = new Set<number>();
   readonly #areas: Area[] = [];
+  /** Calls of probed functions that have not returned. */
+  readonly calls = new Calls();
+  /** Return addresses that can have no breakpoint, and why. */
+  readonly unwatchable = new Map<number, string>();
   /** Every thread that runs in this memory, of whichever process. */
   readonly threads = new Set<Thread>();
   /** How many reasons there are to keep the threads from running. */
@@ -67,32 +91,66 @@ export class AddressSpace {
   traceSyscalls = false;
   /** The dynamic linker has been looked at. */
   watched = false;
-  /** An address of a `syscall` instruction in this memory. */
-  gadget: number | undefined;
+  /** What is armed is not what is wanted: to be brought to it before a thread of it runs. */
+  isBehind = false;
+  /** A process has left it while it was frozen: whether anybody still wants it is to be asked when it thaws. */
+  wasLeft = false;
+  /** Calls that change signal masks are watched. */
+  watchesMasks = false;
+  /** For good: SIGTRAP is something to this program. Else until it has changed masks a few times without touching it. */
+  masksMatter = false;
+  maskCalls = 0;
+  /** Where a thread can make a system call for us. */
+  callStub: CallStub | undefined;
+  /** What carries the threads over the breakpoints when we are gone. It is there before the first breakpoint. */
+  carrier: Carrier | undefined;
+  /** The process whose own action for SIGTRAP the carrier knows. */
+  principal: Process | undefined;
+  /** Its threads have shadow stacks, which only true calls write. */
+  shadowStacks = false;
 
+  /** `shownBy`: a thread that has not ended, where the first one has. */
   constructor(
     readonly pid: number,
-    public owner: Process | undefined,
+    shownBy = pid,
   ) {
-    this.memory = new ProcessMemory(pid);
+    this.memory = new ProcessMemory(shownBy);
+  }
+
+  /** The processes that share it. */
+  processes(): Set<Process> {
+    return new Set([...this.threads].map((t) => t.process));
+  }
+
+  /** Something is wanted of a process in it. */
+  get isWanted(): boolean {
+    for (const { process } of this.threads) if (process.wants.size > 0) return true;
+    return false;
+  }
+
+  /** Whose /proc directory shows this memory: a thread that has not ended, for one that has shows none. */
+  get shownBy(): number {
+    for (const t of this.threads) if (!t.running) return t.tid;
+    for (const t of this.threads) if (!t.isZombie) return t.tid;
+    return this.pid;
   }
 
   maps(): Mapping[] {
-    return readMaps(this.pid);
+    return readMaps(this.shownBy);
   }
 
-  /** Which breakpoints the owner's wants ask for, by address, with the mappings as they are now. */
+  /** Which breakpoints the processes want, by address, with the mappings as they are now. */
   wanted(maps: readonly Mapping[]): Map<number, Want> {
     const result = new Map<number, Want>();
     const byModule = new Map<number, Want[]>();
-    for (const want of this.owner?.wants.values() ?? []) {
+    for (const want of this.#wants()) {
       const list = byModule.get(want.site.module.id);
       if (list) list.push(want);
       else byModule.set(want.site.module.id, [want]);
     }
     for (const wants of byModule.values()) {
-      const executable = mappingsOf(wants[0]!.site.module, maps, this.pid).filter((m) => m.perms[2] === 'x');
-      for (const m of executable) {
+      const mapped = mappingsOf(wants[0]!.site.module, maps, this.shownBy);
+      for (const m of mapped.filter((one) => one.perms[2] === 'x' || this.#isArmedIn(one))) {
         for (const want of wants) {
           const { offset } = want.site;
           if (offset >= m.offset && offset < m.offset + (m.end - m.start))
@@ -103,6 +161,19 @@ export class AddressSpace {
     return result;
   }
 
+  /** Text that a program has made inexecutable for a while (mprotect(2)), to change it: what is armed there stays so. */
+  #isArmedIn({ start, end }: Mapping): boolean {
+    for (const address of this.arms.keys()) if (address >= start && address < end) return true;
+    return false;
+  }
+
+  /** One for each site that any of the processes wants. */
+  #wants(): Iterable<Want> {
+    const [only, ...others] = this.processes();
+    if (others.length === 0) return only?.wants.values() ?? [];
+    return new Map([only!, ...others].flatMap((p) => [...p.wants])).values();
+  }
+
   /** Put breakpoints in. What cannot be is in the result, with its reason. */
   arm(requests: readonly ArmRequest[], allocate: AllocateNear): Map<number, Refusal> {
     const refusals = new Map<number, Refusal>();
@@ -110,6 +181,11 @@ export class AddressSpace {
     const fine = this.#verify(sorted, refusals);
     const ready: Arm[] = [];
     for (const request of fine) {
+      if (this.#runsInPlace(request.template)) {
+        if (this.carrier === undefined) this.#freeSlot(this.#takeSlot(request.address, 1, allocate));
+        ready.push(armInPlace(request));
+        continue;
+      }
       const slot = this.#takeSlot(request.address, fine.length, allocate);
       const code =
         slot === undefined
@@ -119,27 +195,111 @@ export class AddressSpace {
         refusals.set(request.address, NO_SLOT);
         continue;
       }
-      const { address, template, want, watch } = request;
-      ready.push({ address, original: request.bytes[0]!, template, slot, want, watch });
+      const { address, template, want, watch, returns } = request;
+      ready.push({ address, original: request.bytes[0]!, template, slot, want, watch, returns });
       this.#slotWrites.push({ at: slot, bytes: code });
     }
     this.#flushSlots();
+    if (!this.#carry(ready, allocate)) {
+      for (const a of ready) {
+        refusals.set(a.address, NO_SLOT);
+        this.#freeSlot(a.slot);
+      }
+      return refusals;
+    }
     this.#writeTexts(ready.map((a) => ({ address: a.address, byte: BREAKPOINT })));
     for (const a of ready) {
       this.arms.set(a.address, a);
-      this.#bySlot.set(a.slot, a);
+      if (!a.template.inPlace) this.#bySlot.set(a.slot, a);
     }
     return refusals;
   }
 
-  /** Take breakpoints out: the original byte comes back wherever ours still stands. */
+  /** The word at an address; undefined where it cannot be read, or is no address. */
+  word(at: number): number | undefined {
+    const bytes = this.memory.read(at, 8);
+    if (bytes === undefined) return undefined;
+    const word = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
+    return word <= MAX_ADDRESS ? Number(word) : undefined;
+  }
+
+  /** The program's own bytes, without our breakpoints in them. */
+  originalText(address: number, length: number): Uint8Array | undefined {
+    const bytes = this.memory.read(address, length);
+    for (let i = 0; bytes !== undefined && i < length; i++)
+      if (bytes[i] === BREAKPOINT) bytes[i] = this.arms.get(address + i)?.original ?? BREAKPOINT;
+    return bytes;
+  }
+
+  /** Breakpoints that somebody else has left here, to be taken out. */
+  adopt(left: Iterable<Carried>): void {
+    for (const arm of left)
+      this.arms.set(arm.address, {
+        ...arm,
+        template: UNKNOWN,
+        want: undefined,
+        watch: undefined,
+        returns: undefined,
+      });
+  }
+
+  /** A breakpoint is known to the carrier before it is there, and as long as it is. */
+  #carry(coming: readonly Arm[], allocate?: AllocateNear): boolean {
+    const { carrier, memory } = this;
+    if (carrier === undefined) return coming.length === 0;
+    const map = (bytes: number): number | undefined => {
+      const start = allocate?.(carrier.base, bytes) ?? -1;
+      return start < 0 ? undefined : start;
+    };
+    return carrier.setTable(memory, [...this.arms.values(), ...coming], map);
+  }
+
+  #runsInPlace(template: SlotTemplate): boolean {
+    return template.inPlace === true || (template.calls === true && this.shadowStacks);
+  }
+
+  /**
+   * Take breakpoints out: the original byte comes back wherever ours still stands. Their slots are free when every thread
+   * has been seen outside of them: one that did not stop (the parent of a vfork) may come out of a system call there.
+   */
   disarm(arms: readonly Arm[]): void {
     this.restoreIn(this.memory, arms);
     for (const a of arms) {
       this.arms.delete(a.address);
-      this.#bySlot.delete(a.slot);
-      this.#areaOf(a.slot)?.free.push(a.slot);
+      this.#disarmed.add(a.address);
+      if (!a.template.inPlace) this.#retired.add(a);
     }
+    this.#carry([]);
+    if (this.inUse) return;
+    for (const a of this.#retired) {
+      this.#bySlot.delete(a.slot);
+      this.#freeSlot(a.slot);
+    }
+    this.#retired.clear();
+  }
+
+  /** A breakpoint of ours was at this address once. */
+  wasArmed(address: number): boolean {
+    return this.#disarmed.has(address);
+  }
+
+  /** Taken out, with slots that are not free yet. */
+  get retired(): ReadonlySet<Arm> {
+    return this.#retired;
+  }
+
+  /** Some thread runs, or sleeps where it cannot be stopped: our memory must stay. */
+  get inUse(): boolean {
+    for (const thread of this.threads) if (thread.running) return true;
+    return false;
+  }
+
+  /** The text at one place as it was, and the breakpoint back: for the one thread that does not stand still. */
+  lift(arm: Arm): void {
+    if (this.arms.get(arm.address) === arm) this.memory.write(arm.address, Uint8Array.of(arm.original));
+  }
+  lower(arm: Arm): void {
+    if (this.arms.get(arm.address) === arm) this.memory.write(arm.address, Uint8Array.of(BREAKPOINT));
   }
 
   /** The original bytes, in a copy of this memory that fork made. */
@@ -164,21 +324,58 @@ export class AddressSpace {
    * areas known, so that they can be unmapped.
    */
   copyFor(pid: number): AddressSpace {
-    const copy = new AddressSpace(pid, undefined);
+    const copy = new AddressSpace(pid);
     copy.restoreIn(copy.memory, this.arms.values());
     copy.#areas.push(...this.#areas);
-    copy.gadget = this.gadget;
+    for (const [slot, arm] of this.#bySlot) copy.#bySlot.set(slot, arm);
+    copy.callStub = this.callStub;
+    copy.carrier = this.carrier;
     return copy;
+  }
+
+  /** This is such a child's when it is probed itself: armed as its parent's memory is, from which it was copied. */
+  inherit(parent: AddressSpace, maker: number, child: Process): void {
+    const { wants } = child;
+    this.isBehind = parent.isBehind;
+    for (const original of parent.arms.values()) {
+      const want = original.want && wants.get(original.want.site.id);
+      const returns = original.returns && new Set(original.returns);
+      const arm = { ...original, want, returns };
+      this.arms.set(arm.address, arm);
+      if (!arm.template.inPlace) this.#bySlot.set(arm.slot, arm);
+      if (!isUsed(arm, parent)) this.isBehind = true;
+    }
+    for (const arm of parent.#retired) {
+      this.#retired.add(arm);
+      this.#bySlot.set(arm.slot, arm);
+    }
+    parent.calls.copyInto(this.calls, maker, child);
+    for (const area of parent.#areas) this.#areas.push({ ...area, free: [...area.free] });
+    this.callStub = parent.callStub;
+    this.carrier = parent.carrier?.copy();
+    this.principal = child;
+    this.watchesMasks = parent.watchesMasks;
+    this.masksMatter = parent.masksMatter;
+    this.maskCalls = parent.maskCalls;
+    this.watched = parent.watched;
+    this.traceSyscalls = parent.traceSyscalls;
   }
 
   get areas(): readonly { readonly start: number; readonly size: number }[] {
     return this.#areas;
   }
 
-  /** The areas have been unmapped. */
+  /** Whether anything of ours is mapped. */
+  get isOccupied(): boolean {
+    return this.carrier !== undefined || this.#areas.length > 0;
+  }
+
+  /** All of it has been unmapped. */
   forgetAreas(): void {
+    this.carrier = undefined;
     this.#areas.length = 0;
     this.#bySlot.clear();
+    this.#retired.clear();
   }
 
   close(): void {
@@ -242,6 +439,10 @@ export class AddressSpace {
     }
   }
 
+  #freeSlot(slot: number | undefined): void {
+    if (slot !== undefined) this.#areaOf(slot)?.free.push(slot);
+  }
+
   #takeSlot(near: number, coming: number, allocate: AllocateNear): number | undefined {
     for (const area of this.#areas) {
       if (Math.abs(area.start - near) > REACH) continue;
@@ -258,6 +459,26 @@ export class AddressSpace {
     return start;
   }
 }
+
+/** Of a breakpoint that somebody else has left: nothing is known of its slot. */
+const UNKNOWN: SlotTemplate = {
+  length: 1,
+  code: new Uint8Array(0),
+  rel32: [],
+  abs64: [],
+  stops: [],
+  pushesFlags: false,
+};
+
+const armInPlace = ({ address, bytes, template, want, watch, returns }: ArmRequest): Arm => ({
+  address,
+  original: bytes[0]!,
+  template: template.inPlace ? template : inPlace(template.length),
+  slot: address,
+  want,
+  watch,
+  returns,
+});
 
 const NO_SLOT: Refusal = {
   code: 'no-slot-in-reach',

@@ -3,57 +3,88 @@
  * it happens with every thread of the address space stopped.
  */
 import { SIG } from '../../linux/numbers.js';
-import { ptrace } from '../../linux/ptrace.js';
-import type { SlotTemplate } from '../../arch/arch.js';
+import { statusField } from '../../linux/proc-status.js';
+import { EVENT, ptrace } from '../../linux/ptrace.js';
+import { ProcessError } from '../../base/errors.js';
+import type { SlotStop, SlotTemplate } from '../../arch/arch.js';
 import type { Refusal } from '../../base/errors.js';
-import { stopAt } from '../../arch/slot.js';
+import { stopAt, stopBefore } from '../../arch/slot.js';
 import type { ArmReport } from '../engine.js';
-import type { AddressSpace, Arm, ArmRequest } from './address-space.js';
-import { ended, ifAlive, unlessDying } from './dying.js';
-import { linkerStubs } from './linker-watch.js';
+import { mappingAt, type Mapping } from '../../process/maps.js';
+import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-space.js';
+import { uprootStub } from './call-stub.js';
+import { CARRIER_BYTES } from './carrier.js';
+import type { Ledger } from './ledger.js';
+import { linkerStubs, signalStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
+import { TrapActions } from './sigtrap.js';
+import { leaveSlot, translateInfo } from './slot-exit.js';
 import { IDLE, type Process, type Thread } from './thread.js';
-import { PLAIN_STOP, REG, USER_IP, exited, killed, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import {
+  PLAIN_STOP,
+  REG,
+  SIGINFO_BYTES,
+  TRAP_FLAG,
+  USER_IP,
+  signalStop,
+  stopEvent,
+  stopSignal,
+  type Tracees,
+} from './tracees.js';
 import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
-const TRAP_FLAG = 0x100;
-/** Offset in struct user, for PTRACE_POKEUSER. */
-const USER_SP = REG.sp * 8;
-const SI_KERNEL = 0x80;
-/** si_code of the SIGTRAPs of a breakpoint, and of a step: TRAP_BRKPT, TRAP_TRACE (sigaction(2)). */
-const BY_BREAKPOINT = [SI_KERNEL];
-const STEPPED = [1, 2];
+/** si_code of SIGTRAP: a breakpoint instruction; a step. */
+export const SI_KERNEL = 0x80;
+export const TRAP_TRACE = 2;
+/** The end of a system call that was stepped over; int1. */
+export const TRAP_BRKPT = 1;
+/** What an instruction may raise. */
+export const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
 const MOST_QUEUED = 64;
 
 export class Arming {
   readonly #remote: RemoteSyscalls;
+  readonly traps: TrapActions;
   constructor(
     private readonly tracees: Tracees,
     /** End a hit that is with the handlers. True: as if they had not been called; false: with what they decided. */
     private readonly endHit: (thread: Thread) => boolean,
+    ledger?: Ledger,
   ) {
     this.#remote = new RemoteSyscalls(tracees);
+    this.traps = new TrapActions(tracees, this.#remote, ledger);
   }
 
-  /** Bring a process to its wants. Returns the sites whose state changed, or that are in `asked`. */
+  /**
+   * Bring the memory of a process to what is wanted of it. Returns the sites whose state changed, or that are in `asked`, and
+   * those that changed in other processes with the same memory.
+   */
   sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
     if (asked !== undefined && this.#onlyConsumersChanged(process, asked))
       return this.#reports(process, asked, new Map());
-    const { space } = process;
-    this.tracees.freeze(space);
-    try {
-      if (process.threads.size === 0) throw ended(process.pid);
-      if (process.space === space) {
-        const refusals = unlessDying(process.pid, () => this.#change(process, space));
-        return this.#reports(process, asked, refusals);
+    for (;;) {
+      const { space } = process;
+      const wasBehind = space.isBehind;
+      space.isBehind = true; // also for a copy that is made while its threads come to a stop
+      const late = this.tracees.freeze(space);
+      try {
+        if (process.threads.size === 0) throw ended(process.pid);
+        if (process.space !== space) continue; // it has executed another program meanwhile
+        if (late !== undefined) throw doesNotStop(late);
+        const refusals = this.#change(space);
+        return [...space.processes()].flatMap((p) =>
+          this.#reports(p, p === process ? asked : undefined, refusals),
+        );
+      } catch (e) {
+        space.isBehind = wasBehind;
+        throw e;
+      } finally {
+        this.tracees.thaw(space);
       }
-    } finally {
-      this.tracees.thaw(space);
     }
-    return this.sync(process, asked); // it has executed a program meanwhile: its memory is another one
   }
 
   /** Sites that stay armed: other uprobes on them change nothing in the process. */
@@ -66,26 +97,47 @@ export class Arming {
       if (list) list.push(arm);
       else armed.set(id, [arm]);
     }
-    for (const id of asked) if (!armed.has(id) || !process.wants.has(id)) return false;
+    for (const id of asked) {
+      const want = process.wants.get(id);
+      // breakpoints where it returns to have to go
+      const leavesReturns =
+        want?.return !== true && armed.get(id)?.some((arm) => arm.want?.return === true) === true;
+      if (want === undefined || !armed.has(id) || leavesReturns) return false;
+    }
     for (const [id, arms] of armed) for (const arm of arms) arm.want = process.wants.get(id);
     return true;
   }
 
-  #change(process: Process, space: AddressSpace): Map<number, Refusal> {
+  #change(space: AddressSpace): Map<number, Refusal> {
     const maps = space.maps();
     const wanted = space.wanted(maps);
     const requests = new Map<number, ArmRequest>();
-    if (!space.watched && process.wants.size > 0) {
+    space.isBehind = false;
+    if (!space.watched && space.isWanted) {
       space.watched = true;
+      // arch/x86/kernel/cpu/proc.c, dump_x86_features
+      space.shadowStacks = statusField(space.shownBy, 'x86_Thread_features')?.includes('shstk') === true;
+      this.traps.lookAtMasks(space);
       for (const stub of linkerStubs(space, maps)) requests.set(stub.address, stub);
       space.traceSyscalls = requests.size === 0;
     }
+    if (space.isWanted)
+      for (const stub of signalStubs(space, maps))
+        if (!space.arms.has(stub.address)) requests.set(stub.address, stub);
+    const returnsTo = (process: Process, siteId: number): boolean =>
+      process.wants.get(siteId)?.return === true;
+    space.calls.remove((c) => !returnsTo(c.process, c.siteId));
+    const processes = [...space.processes()];
+    const isAwaited = (siteId: number): boolean => processes.some((p) => returnsTo(p, siteId));
     const surplus: Arm[] = [];
     for (const arm of space.arms.values()) {
       arm.want = wanted.get(arm.address);
-      if (arm.want === undefined && arm.watch === undefined) surplus.push(arm);
+      if (arm.returns !== undefined) stillReturning(arm, arm.returns, isAwaited, maps);
+      if (!isUsed(arm, space)) surplus.push(arm);
     }
     this.#disarm(space, surplus);
+    for (const thread of space.threads)
+      if (isFree(thread) && thread.process.role !== 'leaving') this.traps.join(thread);
     for (const [address, want] of wanted) {
       if (space.arms.has(address)) continue;
       // a linker stub that is wanted by a uprobe too becomes one breakpoint with both uses
@@ -108,17 +160,33 @@ export class Arming {
     return bySite;
   }
 
+  /**
+   * One more breakpoint in a memory whose threads run on, by a thread of it that is stopped. Its slot is written before
+   * anybody can be sent there, and a breakpoint is one byte.
+   */
+  armBeside(thread: Thread, request: ArmRequest): Refusal | undefined {
+    const { space } = thread.process;
+    const allocate = (near: number, length: number): number =>
+      this.#remote.allocateNear(thread, near, length);
+    return space.arm([request], allocate).get(request.address);
+  }
+
   /** Executable memory from whichever thread can best be used: one that waits in no signal's delivery. */
   #allocate(space: AddressSpace, near: number, length: number): number {
-    const stopped = [...space.threads].filter((t) => !t.running);
+    const stopped = [...space.threads].filter((t) => isFree(t) && t.process.role !== 'leaving');
     const best = stopped.find((t) => t.pending !== undefined && stopEvent(t.pending) !== 0) ?? stopped[0];
-    return best === undefined ? -1 : this.#remote.allocateNear(best, near, length);
+    if (best === undefined) return -1;
+    if (space.carrier !== undefined) return this.#remote.allocateNear(best, near, length);
+    const start = this.#remote.allocateNear(best, near, CARRIER_BYTES + length);
+    if (start < 0 || this.traps.install(best, space, start)) return start < 0 ? start : start + CARRIER_BYTES;
+    this.#remote.unmap(best, [{ start, size: CARRIER_BYTES + length }]);
+    return -1;
   }
 
   /** Out with these. Afterwards no thread is in their slots, or has run into one of them without our having been told. */
   #disarm(space: AddressSpace, arms: readonly Arm[]): void {
     if (arms.length === 0) return;
-    this.#leaveSlots(space, new Set(arms));
+    this.#leaveSlots(space, new Set([...arms, ...space.retired]));
     space.disarm(arms);
     const removed = new Map(arms.map((arm) => [arm.address, arm]));
     for (const thread of [...space.threads]) if (!thread.running) this.#settle(thread, removed);
@@ -126,40 +194,72 @@ export class Arming {
 
   /** Threads inside the slots of these arms go on in the program's own text, which is about to be whole again. */
   #leaveSlots(space: AddressSpace, arms: ReadonlySet<Arm>): void {
-    for (const thread of space.threads) {
-      if (thread.running) continue;
-      for (let i = 0; i < MAX_STEPS && this.#isInSlot(thread, arms); i++) this.#remote.step(thread);
+    for (const thread of space.threads) if (!thread.running) this.#takeOut(thread, arms);
+  }
+
+  /** Take a thread out of its slot (if it is one of these arms'), to where the program would be. */
+  #takeOut(thread: Thread, arms?: ReadonlySet<Arm>): void {
+    for (let i = 0; i < MAX_STEPS; i++) {
+      const inside = this.#slotOf(thread);
+      if (inside === undefined || arms?.has(inside.arm) === false) return;
+      if (i === 0 && this.#letRaisedOut(thread) && this.#slotOf(thread)?.arm !== inside.arm) return;
+      const { arm, at } = inside;
+      const raised = this.#raised(thread);
+      if (raised === 'fault') {
+        this.translateFault(thread, arm, at);
+        return this.#endStepping(thread);
+      }
+      const stop = stopAt(arm.template, at);
+      if (stop?.resume === undefined) {
+        this.#remote.step(thread);
+        if (raised === 'trap') thread.pending = PLAIN_STOP;
+        continue;
+      }
+      if (raised === 'trap') this.#endTrap(thread, arm, stop);
+      this.#clearStepped(thread, arm, stop);
+      leaveSlot(this.tracees, thread, arm, stop);
+      return this.#endStepping(thread);
     }
   }
 
-  /** Whether a thread is in one of these slots and must be stepped further. From any defined place it is taken out. */
-  #isInSlot(thread: Thread, arms: ReadonlySet<Arm>): boolean {
-    const { regs } = this.tracees.scratch;
-    const inside = this.#slotOf(thread);
-    if (inside === undefined) {
-      // a step that has left the slot by itself
-      const { activity } = thread;
-      if (activity.kind === 'stepping' && arms.has(activity.arm))
-        this.#endStepping(thread, Number(regs[REG.ip]));
-      return false;
+  /** A step over pushf that has ended, and that nobody will look at any more. The registers are in the scratch. */
+  #clearStepped(thread: Thread, { template }: Arm, { resume }: SlotStop): void {
+    const { activity } = thread;
+    if (activity.kind !== 'stepping' || activity.traced || !template.pushesFlags || resume === 0) return;
+    this.clearPushedTrapFlag(thread, Number(this.tracees.scratch.regs[REG.sp]));
+  }
+
+  /** What a thread waits in the delivery of: the trap after a step, or what the instruction raised; the siginfo is in the scratch. */
+  #raised(thread: Thread): 'trap' | 'fault' | undefined {
+    const { pending, activity } = thread;
+    if (pending === undefined || stopEvent(pending) !== 0 || !FAULTS.has(stopSignal(pending)))
+      return undefined;
+    if (!this.tracees.readInfo(thread)) return undefined;
+    const { infoCode } = this.tracees.scratch;
+    if (infoCode <= 0) return undefined;
+    const isStep = infoCode === TRAP_TRACE || (infoCode === TRAP_BRKPT && activity.kind === 'stepping');
+    return stopSignal(pending) === SIG.trap && isStep ? 'trap' : 'fault';
+  }
+
+  /** The trap after a step of the program's own, or after one of ours that is the program's as well. */
+  #endTrap(thread: Thread, arm: Arm, stop?: SlotStop): void {
+    const { activity } = thread;
+    if (activity.kind === 'stepping') {
+      if (!activity.traced || stop?.silent || this.tracees.scratch.infoCode !== TRAP_TRACE) return;
+      translateInfo(this.tracees, arm);
+      thread.held.unshift({ signal: SIG.trap, info: this.tracees.scratch.info.slice() });
+    } else if (stop?.silent) {
+      thread.pending = PLAIN_STOP;
+    } else if (translateInfo(this.tracees, arm)) {
+      this.tracees.writeInfo(thread);
     }
-    if (!arms.has(inside.arm)) return false;
-    const { address, template } = inside.arm;
-    const stop = stopAt(template, inside.at);
-    if (stop?.resume === undefined) return true;
-    if (thread.activity.kind === 'stepping' && stop.resume > 0 && template.pushesFlags)
-      this.clearPushedTrapFlag(thread, Number(regs[REG.sp]));
-    const ip = address + stop.resume;
-    ptrace.pokeUser(thread.tid, USER_IP, ip);
-    this.#endStepping(thread, ip);
-    return false;
   }
 
   /** A step sets the trap flag, and pushf has just pushed it. */
   clearPushedTrapFlag(thread: Thread, sp: number): void {
     const { memory } = thread.process.space;
     const flags = memory.read(sp, 2);
-    if (flags !== undefined) memory.write(sp, Uint8Array.of(flags[0]!, flags[1]! & ~(TRAP_FLAG >> 8)));
+    if (flags !== undefined) memory.write(sp, Uint8Array.of(flags[0]!, flags[1]! & ~Number(TRAP_FLAG >> 8n)));
   }
 
   #slotOf(thread: Thread): ReturnType<AddressSpace['inSlot']> {
@@ -168,15 +268,22 @@ export class Arming {
     return thread.process.space.inSlot(Number(scratch.regs[REG.ip]));
   }
 
-  /** The stop at the end of a step means nothing any more, whether it has been reported or is still to come. */
-  #endStepping(thread: Thread, ip: number): void {
+  /** A step is over, and the stop at its end means nothing any more. */
+  #endStepping(thread: Thread): void {
     if (thread.activity.kind !== 'stepping') return;
+    const trapped = this.#raised(thread) === 'trap';
     thread.activity = IDLE;
     this.restoreMask(thread);
-    const { pending } = thread;
-    if (pending !== undefined && stopEvent(pending) === 0 && stopSignal(pending) === SIG.trap)
-      thread.pending = PLAIN_STOP;
-    else if (this.#trapQueued(thread, STEPPED)) this.#letTrapOut(thread, ip);
+    if (trapped) thread.pending = PLAIN_STOP;
+  }
+
+  /** A thread whose step has ended outside of the slot, and that is to be let go. */
+  #forgetStep(thread: Thread): void {
+    const { activity } = thread;
+    if (activity.kind !== 'stepping') return;
+    this.#letRaisedOut(thread);
+    if (this.#raised(thread) === 'trap') this.#endTrap(thread, activity.arm);
+    this.#endStepping(thread);
   }
 
   restoreMask(thread: Thread): void {
@@ -204,6 +311,7 @@ export class Arming {
       const report: ArmReport = {
         siteId: id,
         pid: process.pid,
+        trees: process.trees,
         state,
         ...(refusal === undefined ? {} : { refusal }),
       };
@@ -213,44 +321,93 @@ export class Arming {
     return reports;
   }
 
-  /** Disarm everything in the memory of a process and let all its threads go, with the signals they are due. */
-  detach(process: Process): void {
-    const { space } = process;
-    process.wants.clear();
-    try {
-      this.tracees.freeze(space);
-    } catch {
-      space.frozen++; // a thread in uninterruptible sleep executes nothing: its bytes can be restored all the same
-    }
-    if (process.space !== space) {
-      this.tracees.thaw(space);
-      return this.detach(process); // it has executed a program meanwhile
-    }
+  /** Disarm everything in a memory and let all its threads go, with the signals they are due. */
+  detach(space: AddressSpace): void {
+    const processes = [...space.processes()];
+    for (const process of processes) process.wants.clear();
+    // a thread that does not stop is in uninterruptible sleep and executes nothing: its bytes can be restored all the same
+    this.tracees.freeze(space);
     for (const thread of space.threads) {
       thread.process.role = 'leaving';
       if (!thread.running) this.#takeBack(thread);
     }
-    ifAlive(process.pid, () => this.#clear(space));
+    try {
+      this.#disarm(space, [...space.arms.values()]);
+      this.#vacate(space);
+    } catch (e) {
+      if (!isEnd(e)) throw e; // it has ended, or executes another program: nothing of ours is in that
+    }
     space.frozen--;
     for (const thread of [...space.threads]) if (!thread.running) this.leave(thread);
+    // who has executed a program meanwhile is in another memory, with nothing of ours
+    for (const process of processes)
+      if (process.space !== space && process.threads.size > 0 && process.role !== 'leaving')
+        this.detach(process.space);
   }
 
-  /** Nothing of ours stays in this memory. */
-  #clear(space: AddressSpace): void {
-    this.#disarm(space, [...space.arms.values()]);
-    const helper = [...space.threads].find((t) => !t.running);
-    if (helper === undefined || space.areas.length === 0) return;
-    this.#remote.unmap(helper, space.areas);
+  /**
+   * Nothing of ours stays: each process in this memory gets its own action for SIGTRAP again, and when all have, what we
+   * mapped goes. Who cannot be made to do that now does it when it leaves.
+   */
+  #vacate(space: AddressSpace): void {
+    const helpers = new Map<Process, Thread>();
+    for (const thread of space.threads) if (isFree(thread)) helpers.set(thread.process, thread);
+    const masked = [...helpers.values()].filter((helper) => this.traps.isIgnored(helper.process));
+    masked.forEach((helper) => this.#withoutSignals(helper));
+    for (const helper of helpers.values()) this.traps.restore(helper);
+    this.#unmapAll(space, helpers);
+    masked.forEach((helper) => this.restoreMask(helper));
+  }
+
+  #unmapAll(space: AddressSpace, helpers: ReadonlyMap<Process, Thread>): void {
+    const helper = helpers.values().next().value;
+    if (helper === undefined || space.inUse) return;
+    if ([...space.threads].some((t) => t.process.trapAction !== undefined)) return;
+    const { carrier } = space;
+    const own = carrier === undefined ? [] : [{ start: carrier.base, size: CARRIER_BYTES }, ...carrier.extra];
+    if (carrier?.outlived !== true) this.#remote.unmap(helper, [...own, ...space.areas]);
+    uprootStub(space.memory, space.callStub);
+    space.callStub = undefined;
     space.forgetAreas();
+    for (const process of helpers.keys()) this.traps.forget(process);
+  }
+
+  /**
+   * The signal that a thread is stopped for is delivered, and none comes after it before the thread's mask is restored. With a
+   * signal to deliver a call for us ends in a step, whose trap takes an action away that ignores it
+   * (kernel/signal.c, force_sig_info_to_task).
+   */
+  #withoutSignals(thread: Thread): void {
+    this.#deliverNow(thread);
+    const { scratch } = this.tracees;
+    if (thread.savedMask !== undefined || !ptrace.getSigMask(thread.tid, scratch.wordAddress)) return;
+    thread.savedMask = scratch.word[0]!;
+    scratch.word[0] = 0xffff_ffff_ffff_ffffn;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+  }
+
+  #deliverNow(thread: Thread): void {
+    const { bell } = this.tracees;
+    for (let i = 0; i < MOST_QUEUED && isAtSignal(thread); i++) {
+      const signal = this.#dueSignal(thread);
+      thread.savedInfo = undefined;
+      thread.interrupted = ptrace.interruptIfThere(thread.tid);
+      if (!ptrace.cont(thread.tid, signal) || bell.reap(thread.tid) !== thread.tid) return;
+      const { status } = bell;
+      if (this.tracees.isTheEnd(thread, status)) throw ended(thread.process.pid);
+      thread.pending = status;
+      if (stopEvent(status) !== 0) thread.interrupted = false;
+    }
   }
 
   /** A hit that is with the handlers: its thread goes on without them, as if it had just come to the place. */
   #takeBack(thread: Thread): void {
     if (thread.activity.kind !== 'handlers') return;
-    const { arm, phase } = thread.activity;
+    const { arm, phase, signal } = thread.activity;
     if (!this.endHit(thread)) return;
-    if (phase === 'pre') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
-    thread.pending = PLAIN_STOP;
+    if (phase === 'pre' || phase === 'return') ptrace.pokeUser(thread.tid, USER_IP, arm.address);
+    thread.pending = phase === 'fault' ? signalStop(signal) : PLAIN_STOP;
+    if (phase !== 'fault') thread.savedInfo = undefined;
   }
 
   /** A thread that ran into a breakpoint which is gone now: back to its instruction. */
@@ -263,22 +420,81 @@ export class Arming {
     if (arm === undefined) return;
     if (this.#stoppedByBreakpoint(thread, arm)) {
       ptrace.pokeUser(thread.tid, USER_IP, before);
+      this.#reblock(thread, this.#waitingTrap(thread));
       thread.pending = PLAIN_STOP;
-    } else if (this.#trapQueued(thread, BY_BREAKPOINT)) {
+    } else if (this.#queued(thread, arm.template.length > 1 ? isTrap : isBreakpoint)) {
       this.#letTrapOut(thread, before);
     }
   }
 
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
+    this.#letOut(thread, () => {
+      const { pending } = thread;
+      if (pending === undefined || stopEvent(pending) !== 0 || stopSignal(pending) !== SIG.trap) return;
+      ptrace.pokeUser(thread.tid, USER_IP, address);
+      this.#reblock(thread, this.#waitingTrap(thread));
+      thread.pending = PLAIN_STOP;
+    });
+  }
+
+  /** What an instruction in a slot has raised tells of the slot, and of its registers there: it must not come out later. */
+  #letRaisedOut(thread: Thread): boolean {
+    const { pending } = thread;
+    const isPlain =
+      pending !== undefined && stopEvent(pending) === EVENT.stop && thread.savedInfo === undefined;
+    if (!isPlain || !this.#queued(thread, isRaised)) return false;
+    this.#letOut(thread);
+    return true;
+  }
+
+  /** To the stop of a signal that is known to be queued: it is there before the thread runs. */
+  #letOut(thread: Thread, beforeTaken: () => void = () => undefined): void {
     const { bell } = this.tracees;
-    if (!ptrace.cont(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) return;
+    const wasGroupStop = thread.pending !== undefined && stopSignal(thread.pending) !== SIG.trap;
+    if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
-    if (exited(status) || killed(status)) return this.tracees.ended(thread, status);
+    if (this.tracees.isTheEnd(thread, status)) {
+      if (this.tracees.threads.has(thread.tid)) bell.consume(thread.tid);
+      return;
+    }
     thread.pending = status;
-    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap) return;
-    ptrace.pokeUser(thread.tid, USER_IP, address);
-    thread.pending = PLAIN_STOP;
+    beforeTaken();
+    bell.consume(thread.tid);
+    // job control has stopped the process, and will say so once more
+    if (wasGroupStop) thread.interrupted = ptrace.interruptIfThere(thread.tid);
+  }
+
+  /**
+   * A thread whose hit cannot be looked at now is put back before the breakpoint: the hit comes again, or the breakpoint
+   * was taken out. Returns what its stop is then.
+   */
+  putBack(thread: Thread, status: number): number {
+    const { scratch } = this.tracees;
+    if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
+      return status;
+    if (!ptrace.getRegs(thread.tid, scratch.address)) return status;
+    const address = Number(scratch.regs[REG.ip]) - 1;
+    const arm = thread.process.space.arms.get(address);
+    if (arm === undefined) return status;
+    const isBreakpoint = this.breakpointInfo(thread);
+    if (!isBreakpoint && arm.template.length === 1) return status;
+    if (!ptrace.pokeUser(thread.tid, USER_IP, address)) return status;
+    this.#reblock(thread, isBreakpoint ? undefined : scratch.info.slice());
+    return PLAIN_STOP;
+  }
+
+  /** A signal that waited already for the thread to unblock it is what a breakpoint's stop tells of, not the breakpoint. */
+  #waitingTrap(thread: Thread): Uint8Array | undefined {
+    return this.breakpointInfo(thread) ? undefined : this.tracees.scratch.info.slice(0, SIGINFO_BYTES);
+  }
+
+  /** A breakpoint that means nothing any more has done the same to SIGTRAP as any other. */
+  #reblock(thread: Thread, waiting?: Uint8Array): void {
+    if (!ptrace.getSigMask(thread.tid, this.tracees.scratch.wordAddress) || !this.traps.mayBlock(thread))
+      return;
+    this.traps.hit(thread, this.tracees.scratch.word[0]!, waiting);
+    thread.savedInfo = undefined;
   }
 
   #stoppedByBreakpoint(thread: Thread, arm: Arm): boolean {
@@ -292,28 +508,38 @@ export class Arming {
     return this.tracees.readInfo(thread) && this.tracees.scratch.infoCode === SI_KERNEL;
   }
 
-  #trapQueued(thread: Thread, codes: readonly number[]): boolean {
+  /** Whether a signal of some kind waits behind the stop that a thread is in. */
+  #queued(thread: Thread, kind: (signal: number, code: number) => boolean): boolean {
     const { scratch } = this.tracees;
     for (let at = 0; at < MOST_QUEUED; at++) {
       // struct ptrace_peeksiginfo_args { u64 off; u32 flags; s32 nr; }
       scratch.word[0] = BigInt(at);
       scratch.word[1] = 1n << 32n;
       if (ptrace.peekSigInfo(thread.tid, scratch.wordAddress, scratch.infoAddress) !== 1) return false;
-      if (scratch.infoSignal === SIG.trap && codes.includes(scratch.infoCode)) return true;
+      if (kind(scratch.infoSignal, scratch.infoCode)) return true;
     }
     return false;
+  }
+
+  /** The trap at the end of a step over a system call comes behind the stop that a thread is in. */
+  stepTrapQueued(thread: Thread): boolean {
+    return this.#queued(thread, (signal, code) => signal === SIG.trap && code === TRAP_BRKPT);
   }
 
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
   leave(thread: Thread): void {
     const { space } = thread.process;
-    if (space.areas.length > 0 && space.arms.size === 0 && !thread.running) {
+    if (!thread.running) {
+      this.#takeOut(thread);
+      this.#forgetStep(thread);
+    }
+    if (space.isOccupied && space.arms.size === 0 && !thread.running) {
       try {
-        this.#remote.unmap(thread, space.areas); // a child's copy of our memory
-      } catch {
-        return; // it has just ended
+        this.#vacate(space); // a child's copy of our memory
+      } catch (e) {
+        if (this.tracees.threads.get(thread.tid) !== thread) return; // it has just ended
+        if (!(e instanceof ProcessError)) throw e; // our memory stays in it: nothing runs there any more
       }
-      space.forgetAreas();
     }
     this.restoreMask(thread);
     this.tracees.release(thread, this.#dueSignal(thread));
@@ -332,25 +558,52 @@ export class Arming {
     return signal === (SIG.trap | 0x80) ? 0 : signal;
   }
 
-  /** A fault of the displaced instruction belongs to the instruction: registers and siginfo as if it had been in place. */
+  /**
+   * A fault of the displaced instruction belongs to the instruction: registers and siginfo as if it had been in place. The
+   * registers of the thread are in the scratch.
+   */
   translateFault(thread: Thread, arm: Arm, at: number): void {
-    const { scratch } = this.tracees;
-    const stop = arm.template.stops.findLast((s) => s.at <= at);
-    const ip = arm.address + (stop?.resume ?? 0);
-    ptrace.pokeUser(thread.tid, USER_IP, ip);
-    if (stop !== undefined && stop.undoSp !== 0)
-      ptrace.pokeUser(thread.tid, USER_SP, Number(scratch.regs[REG.sp]) + stop.undoSp);
-    if (!this.tracees.readInfo(thread)) return;
-    // SIGILL, SIGFPE and SIGTRAP carry the address of the instruction (sigaction(2), si_addr at offset 16)
-    const address = scratch.infoTarget;
-    if (address < arm.slot || address >= arm.slot + arm.template.code.length) return;
-    scratch.infoTarget = arm.address;
-    ptrace.setSigInfo(thread.tid, scratch.infoAddress);
+    leaveSlot(this.tracees, thread, arm, stopBefore(arm.template, at));
+    if (this.tracees.readInfo(thread) && translateInfo(this.tracees, arm)) this.tracees.writeInfo(thread);
   }
 }
+
+/** Which functions' returns a breakpoint is still wanted for. */
+function stillReturning(
+  arm: Arm,
+  returns: Set<number>,
+  isAwaited: (siteId: number) => boolean,
+  maps: readonly Mapping[],
+): void {
+  const isCode = mappingAt(maps, arm.address)?.perms[2] === 'x';
+  for (const id of returns) if (!isCode || !isAwaited(id)) returns.delete(id);
+  if (returns.size === 0) arm.returns = undefined;
+}
+
+const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
+
+/** It can be made to do something for us. */
+const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
+
+const isTrap = (signal: number): boolean => signal === SIG.trap;
+const isBreakpoint = (signal: number, code: number): boolean => signal === SIG.trap && code === SI_KERNEL;
+const isRaised = (signal: number, code: number): boolean => FAULTS.has(signal) && code > 0;
+const isAtSignal = ({ pending, savedInfo, held }: Thread): boolean =>
+  pending === undefined || stopEvent(pending) === 0 || savedInfo !== undefined || held.length > 0;
 
 /** Sites without a template never get this far: canArm refuses them. */
 function templateOf(want: Want): SlotTemplate {
   if (want.site.template === undefined) throw new Error(`site ${want.site.id} has no template`);
   return want.site.template;
 }
+
+const doesNotStop = ({ tid, process: { pid } }: Thread): ProcessError =>
+  new ProcessError(
+    'does-not-stop',
+    pid,
+    `thread ${tid} of process ${pid} does not stop (state ${statusField(tid, 'State') ?? 'gone'}): it is in an ` +
+      'uninterruptible system call. Try again when that has ended',
+  );
+
+const ended = (pid: number): ProcessError =>
+  new ProcessError('no-such-process', pid, `process ${pid} has ended`);

@@ -1,8 +1,9 @@
 /** Hits on their way to the handlers' thread and back, through the mailbox. Runs on the tracer thread. */
 import { futexWake } from '../../linux/futex.js';
 import { ptrace } from '../../linux/ptrace.js';
-import { MOST_TREES, type Phase } from '../engine.js';
+import { MOST_TREES, type Phase, type RaisedSignal } from '../engine.js';
 import type { Arm } from './address-space.js';
+import type { Call } from './calls.js';
 import {
   AWAKE,
   FIELD,
@@ -27,9 +28,22 @@ export interface HitReply {
   readonly skip: boolean;
   /** The handlers have written registers. */
   readonly changed: boolean;
+  readonly others: readonly Call[];
+  readonly signal: number;
   /** Address of the registers as the handlers left them, and the index of the slot they are in. */
   readonly slot: number;
 }
+
+/** What some phases have besides. */
+export interface PostOptions {
+  /** `pre`: the call that begins; `return`: the one that has ended. */
+  readonly call?: Call | undefined;
+  readonly others?: readonly Call[];
+  /** `fault`. */
+  readonly raised?: RaisedSignal;
+}
+const NOTHING: PostOptions = {};
+const NO_OTHERS: readonly Call[] = [];
 
 export class Hits {
   readonly #free: number[] = Array.from({ length: SLOTS }, (_, i) => SLOTS - 1 - i);
@@ -55,9 +69,10 @@ export class Hits {
   }
 
   /** Hand over a stopped thread whose registers are in `nextSlot`. */
-  post(thread: Thread, arm: Arm, phase: Phase, { site, deadline }: Want): void {
+  post(thread: Thread, arm: Arm, phase: Phase, { site, deadline }: Want, more: PostOptions = NOTHING): void {
     const slot = this.#free.pop()!;
     const words = this.mailbox.slot(slot);
+    const wide = this.mailbox.wide(slot);
     const { process: owner } = thread;
     words[FIELD.siteId] = site.id;
     words[FIELD.pid] = owner.pid;
@@ -65,12 +80,31 @@ export class Hits {
     words[FIELD.phase] = PHASES.indexOf(phase);
     words[FIELD.memFd] = owner.space.memory.fd;
     words[FIELD.fp] = FP.none;
-    words[FIELD.call] = 0;
+    words[FIELD.call] = more.call?.id ?? 0;
     for (let i = 0; i < MOST_TREES; i++) words[FIELD.trees + i] = owner.trees[i] ?? 0;
-    this.mailbox.wide(slot)[WIDE.time] = process.hrtime.bigint();
+    wide[WIDE.time] = process.hrtime.bigint();
+    if (phase === 'return' && more.call !== undefined) {
+      wide[WIDE.entryTime] = more.call.time;
+      wide.set(more.call.args, WIDE.args);
+      words[FIELD.lastConsumer] = more.call.lastConsumer;
+    } else if (more.raised !== undefined) {
+      words[FIELD.signal] = more.raised.signal;
+      words[FIELD.signalCode] = more.raised.code;
+      wide[WIDE.faultAddress] = more.raised.address;
+    }
     Atomics.store(words, FIELD.state, STATE.posted);
     this.#waiting.set(slot, thread);
-    thread.activity = { kind: 'handlers', slot, arm, phase, expires: performance.now() + deadline };
+    const expires = performance.now() + deadline;
+    thread.activity = {
+      kind: 'handlers',
+      slot,
+      arm,
+      siteId: site.id,
+      phase,
+      expires,
+      others: more.others ?? NO_OTHERS,
+      signal: more.raised?.signal ?? 0,
+    };
     this.mailbox.post(slot);
     const awake = Atomics.load(this.mailbox.words, WORD.handlersAwake);
     this.replyImminent = awake === AWAKE.yes;
@@ -90,10 +124,10 @@ export class Hits {
       if ((verdict & VERDICT.done) === 0 || thread === undefined || thread.activity.kind !== 'handlers')
         continue;
       this.#waiting.delete(slot);
-      const { arm, phase } = thread.activity;
+      const { arm, phase, others, signal } = thread.activity;
       thread.activity = IDLE;
       const skip = (verdict & VERDICT.skip) !== 0;
-      return { thread, arm, phase, skip, changed: (verdict & VERDICT.changed) !== 0, slot };
+      return { thread, arm, phase, others, signal, skip, changed: (verdict & VERDICT.changed) !== 0, slot };
     }
   }
 

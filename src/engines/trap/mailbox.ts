@@ -40,6 +40,7 @@ export const WORD = {
   tracerTid: 2,
   closeRequested: 3,
   closed: 4,
+  ledger: 6,
   handlersAwake: 16,
   postHead: 32,
   postTail: 48,
@@ -104,6 +105,14 @@ export class Mailbox {
   }
   static open(address: number): Mailbox {
     return new Mailbox(regionAt(address, LENGTH));
+  }
+
+  /** The address of the ledger, told by the handlers' thread before the tracer begins. */
+  get ledger(): number {
+    return Number(new BigInt64Array(this.#region.bytes.buffer, WORD.ledger * 4, 1)[0]);
+  }
+  set ledger(address: number) {
+    new BigInt64Array(this.#region.bytes.buffer, WORD.ledger * 4, 1)[0] = BigInt(address);
   }
 
   /** The header words of a slot. Views are made once: they are on the path of every hit. */

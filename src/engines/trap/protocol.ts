@@ -14,6 +14,12 @@ export interface TracerChange {
   readonly consumers: readonly TracerConsumer[];
 }
 
+/** How each site stands in each process; `refused` are those of descendants that are not traced at all. */
+export interface Applied {
+  readonly reports: readonly ArmReport[];
+  readonly refused: readonly ArmReport[];
+}
+
 export type Command =
   | { readonly id: number; readonly kind: 'apply'; readonly changes: readonly TracerChange[] }
   | { readonly id: number; readonly kind: 'spawn'; readonly program: Program }
@@ -41,6 +47,15 @@ export type Answer =
       readonly calls: readonly number[];
     }
   | { readonly kind: 'ended'; readonly pid: number }
+  /** A new process, which stands as its parent does at every site that is wanted in its trees. */
+  | {
+      readonly kind: 'born';
+      readonly pid: number;
+      readonly parent: number;
+      readonly trees: readonly number[];
+    }
+  /** No process of a tree is left. */
+  | { readonly kind: 'treeEnded'; readonly root: number }
   | {
       readonly kind: 'exited';
       readonly pid: number;

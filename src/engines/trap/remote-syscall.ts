@@ -1,7 +1,6 @@
 /**
  * System calls made by a thread of the target for us: executable memory near its text has to come from itself. The
- * thread is pointed at a `syscall` instruction that is already in its memory (the vDSO has one), steps over it, and
- * gets its registers back.
+ * thread is pointed at a `syscall` instruction (call-stub.ts), steps over it, and gets its registers back.
  */
 import { ProcessError } from '../../base/errors.js';
 import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
@@ -9,12 +8,15 @@ import { statusField } from '../../linux/proc-status.js';
 import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
+import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
 import type { Thread } from './thread.js';
-import { REG, SIGINFO_BYTES, stopEvent, stopSignal, exited, killed, type Tracees } from './tracees.js';
+import { PLAIN_STOP, REG, SIGINFO_BYTES, TRAP_FLAG, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
 const PAGE = 4096;
+const SYSCALL_STOP = SIG.trap | 0x80;
+const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 /** Another place would be refused as well. */
 const GIVE_UP: ReadonlySet<number> = new Set([ERRNO.EPERM, ERRNO.EACCES, ERRNO.ENOMEM]);
 /** Signals may keep coming before the step: each is held, and this bounds how many. */
@@ -24,24 +26,92 @@ export class RemoteSyscalls {
   readonly #saved = mapRegion(PAGE);
   constructor(private readonly tracees: Tracees) {}
 
-  /** A system call by `thread`, which must be stopped: its result, or minus the errno. */
+  /** A system call by `thread`, which must be stopped and not in vfork: its result, or minus the errno. */
   call(thread: Thread, nr: number, args: readonly number[]): number {
-    const { scratch } = this.tracees;
-    const gadget = this.#gadget(thread.process.space);
+    if (thread.inCall) this.#finishCall(thread);
     this.#keepStop(thread);
-    if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
-    scratch.regs.set(new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length));
-    const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
-    fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
-    scratch.regs[REG.ax] = BigInt(nr);
-    // no system call to restart: entry_64.S leaves -1 here outside of one, and signal.c looks at it
-    scratch.regs[REG.origAx] = 0xffff_ffff_ffff_ffffn;
-    scratch.regs[REG.ip] = BigInt(gadget);
-    if (!ptrace.setRegs(thread.tid, scratch.address)) throw gone(thread);
-    this.#stepTo(thread, gadget + SYSCALL_INSTRUCTION.length);
+    if (thread.savedInfo !== undefined || thread.held.length > 0) return this.#callStepping(thread, nr, args);
+    const result = this.#callThrough(thread, nr, args);
+    // only a stop for a signal can be left with a signal: those that came meanwhile would lose their siginfo
+    if (thread.held.length > 0) this.#callStepping(thread, NR.gettid, []);
+    return result;
+  }
+
+  /**
+   * From one stop at a system call to the next. None of these is a signal, so there is none that could be left over if we
+   * were killed.
+   */
+  #callThrough(thread: Thread, nr: number, args: readonly number[]): number {
+    const { scratch } = this.tracees;
+    this.#prepare(thread, nr, args, restarted);
+    this.#toSystemCall(thread);
+    this.#toSystemCall(thread);
     const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
     ptrace.setRegs(thread.tid, this.#saved.address);
     return result;
+  }
+
+  /** A step: the thread stays in the stop for a signal that it is in. */
+  #callStepping(thread: Thread, nr: number, args: readonly number[]): number {
+    const { scratch } = this.tracees;
+    const stub = this.#prepare(thread, nr, args, (regs) => regs);
+    this.#stepTo(thread, stub.at + SYSCALL_BYTES);
+    const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
+    ptrace.setRegs(thread.tid, this.#saved.address);
+    return result;
+  }
+
+  /** Registers for the call; what the thread shall have after it is in `#saved`, as `keep` makes it of what it has. */
+  #prepare(
+    thread: Thread,
+    nr: number,
+    args: readonly number[],
+    keep: (regs: BigUint64Array) => BigUint64Array,
+  ): CallStub {
+    const { scratch } = this.tracees;
+    const { space } = thread.process;
+    const stub = (space.callStub ??= this.#findStub(space));
+    if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
+    const saved = new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length);
+    keepRegisters(space.memory, stub, restarted(saved));
+    saved.set(keep(saved));
+    scratch.regs.set(saved);
+    const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
+    fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
+    scratch.regs[REG.ax] = BigInt(nr);
+    scratch.regs[REG.origAx] = NO_CALL;
+    scratch.regs[REG.ip] = BigInt(stub.at);
+    if (!ptrace.setRegs(thread.tid, scratch.address)) throw gone(thread);
+    return stub;
+  }
+
+  /** To the end of the system call that it is in, where its result is in its registers. */
+  #finishCall(thread: Thread): void {
+    this.#toSystemCall(thread);
+    thread.inCall = false;
+  }
+
+  /** To the next entry or exit of a system call; its registers are then in the scratch. */
+  #toSystemCall(thread: Thread): void {
+    const { scratch } = this.tracees;
+    for (let i = 0; i < MAX_STOPS; i++) {
+      const status = this.#nextStop(thread, ptrace.untilSyscall(thread.tid, 0));
+      if (stopEvent(status) === 0 && stopSignal(status) === SYSCALL_STOP) return;
+      if (stopEvent(status) !== 0 || !ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
+      thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
+    }
+    throw tooManySignals(thread);
+  }
+
+  /** The stop of a thread that has just been resumed; its registers are then in the scratch. */
+  #nextStop(thread: Thread, resumed: boolean): number {
+    const { scratch, bell } = this.tracees;
+    if (!resumed || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
+    const { status } = bell;
+    if (this.tracees.isTheEnd(thread, status)) throw gone(thread);
+    if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
+    if (stopEvent(status) !== 0) thread.interrupted = false;
+    return status;
   }
 
   /** Executable memory within reach of `near`: its address, or minus the errno. */
@@ -58,13 +128,13 @@ export class RemoteSyscalls {
       }
       return -ERRNO.ENOMEM;
     };
-    return this.#withoutFilter(thread, allocate) ?? -ERRNO.EPERM;
+    return this.unfiltered(thread, allocate) ?? -ERRNO.EPERM;
   }
 
   /** Where a filter forbids it the memory stays: harmless, and nothing runs in it any more. */
   unmap(thread: Thread, areas: readonly { readonly start: number; readonly size: number }[]): void {
-    this.#withoutFilter(thread, () => {
-      for (const { start, size } of areas) this.call(thread, NR.munmap, [start, size]);
+    this.unfiltered(thread, () => {
+      for (const { start, size } of joined(areas)) this.call(thread, NR.munmap, [start, size]);
     });
   }
 
@@ -72,7 +142,7 @@ export class RemoteSyscalls {
    * Seccomp may kill for a system call that the program never makes: with CAP_SYS_ADMIN it can be held off, in strict
    * mode too. undefined, and nothing done, where it cannot.
    */
-  #withoutFilter<T>(thread: Thread, body: () => T): T | undefined {
+  unfiltered<T>(thread: Thread, body: () => T): T | undefined {
     if ((statusField(thread.tid, 'Seccomp') ?? '0') === '0') return body();
     if (ptrace.setOptions(thread.tid, this.tracees.options | OPTION.suspendSeccomp) < 0) return undefined;
     try {
@@ -82,10 +152,34 @@ export class RemoteSyscalls {
     }
   }
 
-  /** One step by a stopped thread, to its next instruction; signals that come instead are held. */
+  /**
+   * Deliver the signal that a thread is stopped for, as far as the first instruction of its handler. Returns the stop it is
+   * in then; undefined when it has ended.
+   */
+  deliver(thread: Thread, signal: number): number | undefined {
+    if (thread.savedInfo !== undefined) this.tracees.setInfo(thread, thread.savedInfo);
+    thread.savedInfo = undefined;
+    try {
+      const status = this.#nextStop(thread, ptrace.step(thread.tid, signal));
+      // kernel/signal.c, signal_delivered(): ptrace_notify(SIGTRAP), which is no signal
+      return stopEvent(status) === 0 && stopSignal(status) === SIG.trap ? PLAIN_STOP : status;
+    } catch (e) {
+      if (this.tracees.threads.get(thread.tid) !== thread) return undefined;
+      throw e;
+    }
+  }
+
+  /**
+   * One step by a stopped thread, to its next instruction; signals that come instead are held. So is the step's own trap where
+   * the program steps itself.
+   */
   step(thread: Thread): void {
+    const { scratch } = this.tracees;
     this.#keepStop(thread);
     this.#stepTo(thread, undefined);
+    if ((scratch.regs[REG.flags]! & TRAP_FLAG) === 0n) return;
+    if (ptrace.getSigInfo(thread.tid, scratch.infoAddress))
+      thread.held.unshift({ signal: SIG.trap, info: scratch.info.slice(0, SIGINFO_BYTES) });
   }
 
   /** The siginfo of the stop it is in would be lost with the step: keep it. */
@@ -98,37 +192,46 @@ export class RemoteSyscalls {
 
   /** Step until the thread stops for the step itself (at `ip`, when given). Its registers are then in the scratch. */
   #stepTo(thread: Thread, ip: number | undefined): void {
-    const { scratch, bell } = this.tracees;
+    const { scratch } = this.tracees;
+    const unblocked = this.#unblockTrap(thread);
+    this.#stepUntil(thread, ip);
+    if (unblocked === undefined) return;
+    scratch.word[0] = unblocked;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+  }
+
+  /** The trap of a step in a thread that blocks SIGTRAP would take the program's action away (kernel/signal.c, force_sig). */
+  #unblockTrap(thread: Thread): bigint | undefined {
+    const { scratch } = this.tracees;
+    if (!ptrace.getSigMask(thread.tid, scratch.wordAddress)) return undefined;
+    const mask = scratch.word[0]!;
+    if ((mask & TRAP_BIT) === 0n) return undefined;
+    scratch.word[0] = mask & ~TRAP_BIT;
+    ptrace.setSigMask(thread.tid, scratch.wordAddress);
+    return mask;
+  }
+
+  #stepUntil(thread: Thread, ip: number | undefined): void {
+    const { scratch } = this.tracees;
     for (let i = 0; i < MAX_STOPS; i++) {
-      if (!ptrace.step(thread.tid, 0) || bell.reap(thread.tid) !== thread.tid) throw gone(thread);
-      const { status } = bell;
-      if (exited(status) || killed(status)) {
-        this.tracees.ended(thread, status);
-        throw gone(thread);
-      }
-      if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
-      if (stopEvent(status) !== 0) {
-        thread.interrupted = false;
-        continue;
-      }
+      const status = this.#nextStop(thread, ptrace.step(thread.tid, 0));
+      if (stopEvent(status) !== 0) continue;
       if (stopSignal(status) === SIG.trap && (ip === undefined || Number(scratch.regs[REG.ip]) === ip))
         return;
       if (!ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
-      // a step that begins in the exit of a system call (exec) stops once before it has stepped (si_code: TRAP_BRKPT)
+      // a step that begins in the exit of a system call stops once before it has stepped (si_code: TRAP_BRKPT)
       if (stopSignal(status) !== SIG.trap || scratch.infoCode <= 0)
         thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
     }
-    throw new ProcessError(
-      'cannot-step',
-      thread.process.pid,
-      `thread ${thread.tid} gets signals faster than it can be stepped`,
-    );
+    throw tooManySignals(thread);
   }
 
   /** Where this memory has a `syscall` instruction. */
-  #gadget(space: AddressSpace): number {
-    if (space.gadget !== undefined) return space.gadget;
-    const executable = space.maps().filter((m) => m.perms[2] === 'x' && m.perms[0] === 'r');
+  #findStub(space: AddressSpace): CallStub {
+    const maps = space.maps();
+    const planted = plantStub(space.memory, maps);
+    if (planted !== undefined) return planted;
+    const executable = maps.filter((m) => m.perms[2] === 'x' && m.perms[0] === 'r');
     const vdsoFirst = executable.toSorted(
       (a, b) => Number(b.path === '[vdso]') - Number(a.path === '[vdso]'),
     );
@@ -139,7 +242,7 @@ export class RemoteSyscalls {
           text === undefined
             ? -1
             : Buffer.from(text.buffer, text.byteOffset, text.length).indexOf(SYSCALL_INSTRUCTION);
-        if (found >= 0) return (space.gadget = at + found);
+        if (found >= 0) return { at: at + found, heals: false };
       }
     }
     throw new ProcessError(
@@ -150,8 +253,28 @@ export class RemoteSyscalls {
   }
 }
 
+const tooManySignals = (thread: Thread): ProcessError =>
+  new ProcessError(
+    'cannot-step',
+    thread.process.pid,
+    `thread ${thread.tid} gets signals faster than it can be stepped`,
+  );
+
 const gone = (thread: Thread): ProcessError =>
   new ProcessError('no-such-process', thread.process.pid, `process ${thread.process.pid} has ended`);
+
+/** Neighbours as one: fewer calls. */
+function joined(
+  areas: readonly { readonly start: number; readonly size: number }[],
+): { start: number; size: number }[] {
+  const result: { start: number; size: number }[] = [];
+  for (const { start, size } of areas.toSorted((a, b) => a.start - b.start)) {
+    const last = result.at(-1);
+    if (last !== undefined && last.start + last.size === start) last.size += size;
+    else result.push({ start, size });
+  }
+  return result;
+}
 
 /** Free places for `length` bytes within ±2 GiB of `near`, the nearest first; a few, since the first nearly always does. */
 function gapsNear(maps: readonly Mapping[], near: number, length: number): number[] {

@@ -22,6 +22,7 @@ import {
   type RawHit,
   type SiteChange,
 } from '../engine.js';
+import { closeTracer } from './close-tracer.js';
 import {
   ARGS,
   AWAKE,
@@ -36,10 +37,13 @@ import {
   WORD,
   COUNTERS,
 } from './mailbox.js';
-import { fromPlain, type Answer, type Command, type TracerChange } from './protocol.js';
+import { Guard } from './guard.js';
+import { Ledger } from './ledger.js';
+import { fromPlain, type Answer, type Applied, type Command, type TracerChange } from './protocol.js';
 import { refusalFor } from './refusals.js';
 import { takeTracer } from './tracer-worker.js';
-import { hasHandlers, namedBy } from './wants.js';
+import { Living } from './living.js';
+import { hasHandlers } from './wants.js';
 
 /** How long to look for the next hit, ms, before sleeping for it: a wake-up costs as much. */
 const SPIN_MS = 0.1;
@@ -53,9 +57,10 @@ const NAP_MS = 5;
 const FAST_MS = 0.2;
 /** How long hits may keep the event loop waiting at a stretch, ms. */
 const STRETCH_MS = 2;
-const CLOSE_TIMEOUT = 5000;
 
 export interface TrapEngine extends Engine {
+  /** What another thread can close it by (closeTracerAt). */
+  readonly handle: number;
   spawn(program: SpawnRequest): Promise<Spawned>;
 }
 
@@ -72,6 +77,7 @@ interface Waiter {
 class Trap implements TrapEngine {
   readonly name = 'trap';
   readonly #mailbox = Mailbox.create();
+  readonly #guard: Guard;
   readonly #worker: Worker;
   readonly #hit: SharedHit;
   readonly #waiters = new Map<number, Waiter>();
@@ -79,9 +85,7 @@ class Trap implements TrapEngine {
   readonly #counters = new Map<number, number>();
   readonly #freeCounters: number[] = [];
   readonly #finalCounts = new Map<number, bigint>();
-  /** How many uprobes want something of each process, and the processes among them that have not ended. */
-  readonly #wanted = new Map<number, number>();
-  readonly #living = new Set<number>();
+  readonly #living = new Living();
   /** Uprobes of the engine by site. */
   readonly #consumers = new Map<number, readonly Consumer[]>();
   readonly #spins = availableParallelism() > 1;
@@ -99,10 +103,18 @@ class Trap implements TrapEngine {
     this.#worker.on('exit', () => {
       if (!this.#closed)
         this.#failed(new UprobeError('tracer-ended', 'the tracer thread ended unexpectedly'));
+      this.#guard.dismiss();
     });
     this.#worker.unref(); // after the listeners, which keep the process alive
+    const { ledger, fd } = Ledger.create();
+    this.#mailbox.ledger = ledger.address;
+    this.#guard = new Guard(ledger, fd);
     thread.start(this.#mailbox.address);
     this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
+  }
+
+  get handle(): number {
+    return this.#mailbox.address;
   }
 
   canArm(site: Parameters<Engine['canArm']>[0], consumers: readonly Consumer[]): Refusal | undefined {
@@ -113,14 +125,11 @@ class Trap implements TrapEngine {
     const before = changes.map(({ site }) => this.#consumers.get(site.id) ?? []);
     try {
       const sent = changes.map((change): TracerChange => this.#withCounters(change));
-      const reports = (await this.#command({ kind: 'apply', changes: sent })) as ArmReport[];
+      const { reports, refused } = (await this.#command({ kind: 'apply', changes: sent })) as Applied;
       this.#releaseCounters(before, changes);
-      for (const { pid, state } of reports) {
-        if (state === 'gone') this.#living.delete(pid);
-        else this.#living.add(pid);
-      }
+      for (const report of reports) this.#living.report(report);
       this.#keepAlive();
-      return reports;
+      return [...reports, ...refused];
     } catch (e) {
       changes.forEach(({ site }, i) => this.#setConsumers(site.id, before[i]!));
       this.#releaseCounters(
@@ -132,23 +141,10 @@ class Trap implements TrapEngine {
   }
 
   #setConsumers(siteId: number, consumers: readonly Consumer[]): void {
-    this.#countWanted(this.#consumers.get(siteId) ?? [], -1);
-    this.#countWanted(consumers, 1);
+    this.#living.count(this.#consumers.get(siteId) ?? [], -1);
+    this.#living.count(consumers, 1);
     if (consumers.length === 0) this.#consumers.delete(siteId);
     else this.#consumers.set(siteId, consumers);
-  }
-
-  #countWanted(consumers: readonly Consumer[], change: number): void {
-    for (const { processes } of consumers) {
-      for (const pid of namedBy(processes)) {
-        const count = (this.#wanted.get(pid) ?? 0) + change;
-        if (count > 0) this.#wanted.set(pid, count);
-        else {
-          this.#wanted.delete(pid);
-          this.#living.delete(pid);
-        }
-      }
-    }
   }
 
   #withCounters({ site, consumers }: SiteChange): TracerChange {
@@ -222,13 +218,8 @@ class Trap implements TrapEngine {
   closeSync(): void {
     if (this.#closed) return;
     this.#closed = true;
-    const { words } = this.#mailbox;
-    Atomics.store(words, WORD.closeRequested, 1);
-    const limit = performance.now() + CLOSE_TIMEOUT;
-    while (Atomics.load(words, WORD.closed) === 0 && performance.now() < limit) {
-      this.#ring(REASON.command);
-      futexWait(this.#mailbox.wordAddress(WORD.closed), 0, 50);
-    }
+    closeTracer(this.#mailbox, (reason) => this.#ring(reason));
+    if (Atomics.load(this.#mailbox.words, WORD.closed) !== 0) this.#guard.dismiss();
   }
 
   // ---- messages
@@ -249,6 +240,7 @@ class Trap implements TrapEngine {
         reject,
       });
       this.#send({ ...command, id });
+      if (command.kind === 'apply') this.#guard.start(); // while the tracer works
       this.#keepAlive();
     });
   }
@@ -286,6 +278,11 @@ class Trap implements TrapEngine {
         return this.#keepAlive();
       case 'state':
         return this.sink.state(message.report);
+      case 'born':
+        this.#living.add(message.pid, message.trees);
+        return this.sink.born(message.pid, message.parent, message.trees);
+      case 'treeEnded':
+        return this.sink.treeEnded(message.root);
       case 'ended':
         this.#living.delete(message.pid);
         this.#keepAlive();

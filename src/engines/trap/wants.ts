@@ -1,9 +1,12 @@
 /** What all consumers of one site together want in one process. */
 import type { Consumer, ProcessSet, SiteFacts } from '../engine.js';
 import type { TracerConsumer } from './protocol.js';
+import type { Process } from './thread.js';
 
 export interface Want {
   readonly site: SiteFacts;
+  /** Somebody wants it of just this process, whose children are then not concerned. */
+  readonly byPid: boolean;
   /** Consumers without handlers: the tracer counts their hits itself. */
   readonly counters: readonly number[];
   /** Which handlers somebody has. */
@@ -21,13 +24,14 @@ export interface Want {
 export function wantFor(
   site: SiteFacts,
   consumers: readonly TracerConsumer[],
-  pid: number,
+  process: Process,
 ): Want | undefined {
-  const mine = consumers.filter((c) => namedBy(c.processes).includes(pid));
+  const mine = consumers.filter((c) => concerns(c.processes, process));
   if (mine.length === 0) return undefined;
   const withHandlers = mine.filter(hasHandlers);
   return {
     site,
+    byPid: mine.some((c) => treeOf(c.processes) === undefined),
     counters: mine.filter((c) => !hasHandlers(c)).map((c) => c.counter),
     pre: mine.some((c) => c.pre),
     post: mine.some((c) => c.post),
@@ -40,10 +44,17 @@ export function wantFor(
 
 export const hasHandlers = (c: Consumer): boolean => c.pre || c.post || c.fault || c.return;
 
-/** The processes that a consumer names. */
-export const namedBy = (processes: ProcessSet): readonly number[] =>
-  processes === 'all' ? [] : 'tree' in processes ? [processes.tree] : processes;
+/** A pid means the process that had it when it was named, not one that gets it later. */
+function concerns(processes: ProcessSet, process: Process): boolean {
+  const root = treeOf(processes);
+  if (root !== undefined) return process.trees.includes(root);
+  return process.isNamed && pidsOf(processes).includes(process.pid);
+}
 
-/** Every pid that some consumer names. */
-export const pidsOf = (consumers: readonly TracerConsumer[]): Set<number> =>
-  new Set(consumers.flatMap((c) => namedBy(c.processes)));
+/** The processes that are named one by one. */
+export const pidsOf = (processes: ProcessSet): readonly number[] =>
+  processes === 'all' || 'tree' in processes ? [] : processes;
+
+/** The root of the tree that is meant, where one is. */
+export const treeOf = (processes: ProcessSet): number | undefined =>
+  processes !== 'all' && 'tree' in processes ? processes.tree : undefined;
