@@ -14,6 +14,7 @@ import { functionAt, syscall, syscallWithMemory } from './ffi.js';
 import { futexWait, futexWake } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
 import { ERRNO, NR } from './numbers.js';
+import { statusField } from './proc-status.js';
 import { check } from './syscall-error.js';
 
 /** A real-time signal that neither glibc (32, 33) nor Node uses; its default action is never taken: we handle it. */
@@ -33,6 +34,8 @@ const WEXITED = 4;
 const LOOK = WEXITED | WSTOPPED | WALL | WNOTHREAD | WNOWAIT;
 /** The greatest si_code of a child that has ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
 const CLD_DUMPED = 3;
+/** How often who waits for one thread alone looks whether it has ended, ms. */
+const LOOK_UP_MS = 20;
 /** Words of a siginfo_t that waitid fills in. */
 const INFO = { code: 2, pid: 4, status: 6 } as const;
 
@@ -196,18 +199,34 @@ export class BellWait {
 
   /** Wait for one particular child and look at it: its tid, or minus the errno. */
   lookAt(tid: number): number {
-    for (;;) {
-      const result = syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0);
-      if (result !== -ERRNO.EINTR) return result < 0 ? result : this.#seen(result);
-    }
+    const result = this.#patiently(tid, () => syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0));
+    return result < 0 ? result : this.#seen(result);
   }
 
-  /** Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. */
+  /**
+   * Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. ECHILD also for
+   * a process that has been killed and whose other threads have not been collected: only after them it can be itself
+   * (kernel/exit.c, delay_group_leader), and who waits for it alone waits forever.
+   */
   reap(tid: number): number {
-    for (;;) {
-      const result = syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
-      if (result !== -ERRNO.EINTR) return result;
-    }
+    return this.#patiently(tid, () => syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0));
+  }
+
+  #patiently(tid: number, wait: () => number): number {
+    this.#setTimer(LOOK_UP_MS, LOOK_UP_MS);
+    let result = wait();
+    while (result === -ERRNO.EINTR) result = hasEnded(tid) && !this.#isThere(tid) ? -ERRNO.ECHILD : wait();
+    this.#setTimer(0, 0);
+    this.#fires = 0;
+    return result;
+  }
+
+  /** Whether there is something to collect of it. */
+  #isThere(tid: number): boolean {
+    this.#info[INFO.pid] = 0;
+    return (
+      syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK | WNOHANG, 0) < 0 || this.#info[INFO.pid] !== 0
+    );
   }
 
   /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */
@@ -250,12 +269,21 @@ export class BellWait {
     const now = performance.now();
     if (this.#fires > now && this.#fires <= now + ms) return;
     this.#fires = now + ms;
-    const ns = Math.max(ms * 1e6, 1000);
-    this.#timerFields[2] = BigInt(Math.floor(ns / 1e9));
-    this.#timerFields[3] = BigInt(Math.floor(ns % 1e9));
+    this.#setTimer(Math.max(ms, 0.001), 0);
+  }
+
+  /** struct itimerspec: the interval, then the first time; 0 for never. */
+  #setTimer(ms: number, interval: number): void {
+    [interval, ms].forEach((time, i) => {
+      const ns = time * 1e6;
+      this.#timerFields[2 * i] = BigInt(Math.floor(ns / 1e9));
+      this.#timerFields[2 * i + 1] = BigInt(Math.floor(ns % 1e9));
+    });
     syscall(NR.timerSettime, this.#timer, 0, this.#timerSpec.address, 0);
   }
 }
+
+const hasEnded = (tid: number): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? 'X');
 
 function installHandler(code: Code): void {
   const action = new BigUint64Array([

@@ -6,6 +6,7 @@ import { until } from '../helpers/running.js';
 import { Shared } from '../soak/shared.js';
 
 const STORMS = 60;
+const KILLED = 25;
 
 test('steps that end while their uprobes are taken out harm nobody', { timeout: 60_000 }, async () => {
   const program = privateCopy(compileFixture('threads'));
@@ -62,3 +63,41 @@ test('threads that hit while they were to be stopped can be stopped again', { ti
   await lasting.unregister();
   shared.close();
 });
+
+test('targets that are killed while they are changed take nobody along', { timeout: 120_000 }, async () => {
+  const warnings: string[] = [];
+  const onWarning = (w: Error): void => void warnings.push(w.message);
+  process.on('warning', onWarning);
+  for (let round = 0; round < KILLED; round++) await killedInStorm(round);
+  process.off('warning', onWarning);
+  assert.deepEqual(warnings, []);
+});
+
+/** Uprobes come and go until the target has ended. */
+async function killedInStorm(round: number): Promise<void> {
+  const [program = '', library = ''] = privateCopies(
+    compileFixture('soak'),
+    compileFixture('soak-library', { flags: ['-shared'] }),
+  );
+  const shared = new Shared();
+  const target = await spawnTarget(program, [shared.path, library, '4', String(round), '5'], {
+    stdio: 'ignore',
+  });
+  const spec = { pathname: program, symbol: 'soak_storm', processes: target };
+  const lasting = await registerUprobe({ ...spec, symbol: 'soak_pre', preHandler: () => undefined });
+  shared.set('go', 1);
+  await target.resume();
+  let hasEnded = false;
+  void target.exited.then(() => (hasEnded = true));
+  setTimeout(() => target.kill('SIGKILL'), 20 + ((round * 37) % 150));
+  while (!hasEnded) {
+    try {
+      await (await registerUprobe({ ...spec, postHandler: () => undefined })).unregister();
+    } catch {
+      await target.exited; // the only reason there is
+    }
+  }
+  assert.deepEqual(await target.exited, { code: null, signal: 'SIGKILL' });
+  await lasting.unregister();
+  shared.close();
+}

@@ -14,6 +14,7 @@ import { mappingAt, type Mapping } from '../../process/maps.js';
 import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-space.js';
 import { uprootStub } from './call-stub.js';
 import { CARRIER_BYTES } from './carrier.js';
+import { ended, isEnd, unlessDying } from './dying.js';
 import type { Ledger } from './ledger.js';
 import { linkerStubs, signalStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
@@ -74,7 +75,7 @@ export class Arming {
         if (process.threads.size === 0) throw ended(process.pid);
         if (process.space !== space) continue; // it has executed another program meanwhile
         if (late !== undefined) throw doesNotStop(late);
-        const refusals = this.#change(space);
+        const refusals = unlessDying(space, () => this.#change(space));
         return [...space.processes()].flatMap((p) =>
           this.#reports(p, p === process ? asked : undefined, refusals),
         );
@@ -332,8 +333,10 @@ export class Arming {
       if (!thread.running) this.#takeBack(thread);
     }
     try {
-      this.#disarm(space, [...space.arms.values()]);
-      this.#vacate(space);
+      unlessDying(space, () => {
+        this.#disarm(space, [...space.arms.values()]);
+        this.#vacate(space);
+      });
     } catch (e) {
       if (!isEnd(e)) throw e; // it has ended, or executes another program: nothing of ours is in that
     }
@@ -580,8 +583,6 @@ function stillReturning(
   if (returns.size === 0) arm.returns = undefined;
 }
 
-const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
-
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
 
@@ -604,6 +605,3 @@ const doesNotStop = ({ tid, process: { pid } }: Thread): ProcessError =>
     `thread ${tid} of process ${pid} does not stop (state ${statusField(tid, 'State') ?? 'gone'}): it is in an ` +
       'uninterruptible system call. Try again when that has ended',
   );
-
-const ended = (pid: number): ProcessError =>
-  new ProcessError('no-such-process', pid, `process ${pid} has ended`);

@@ -8,6 +8,7 @@ import { childrenOf } from '../../process/descendants.js';
 import { MOST_TREES, type ArmReport, type SiteFacts } from '../engine.js';
 import type { AddressSpace } from './address-space.js';
 import type { Arming } from './arming.js';
+import { isEnd } from './dying.js';
 import type { Applied, TracerChange, TracerConsumer } from './protocol.js';
 import type { Process } from './thread.js';
 import type { Tracees } from './tracees.js';
@@ -109,7 +110,7 @@ export class Demand {
     const refused: ArmReport[] = [];
     for (const [root, ids] of named.roots) refused.push(...this.#touchTree(root, ids, named, touched));
     for (const [process, ids] of touched.processes)
-      reports.push(...this.#bringProcessAbout(process, ids, touched.isMust(process), refused));
+      reports.push(...this.#bringProcessAbout(process, ids, touched.isMust(process), named, refused));
     return { reports, refused };
   }
 
@@ -215,8 +216,14 @@ export class Demand {
 
   // ---- one process
 
-  /** `must`: it was asked for itself, and what goes wrong with it is an error. */
-  #bringProcessAbout(process: Process, ids: SiteIds, must: boolean, refused: ArmReport[]): ArmReport[] {
+  /** `must`: it was asked for itself, and what goes wrong with it is an error; its end only where it is newly asked for. */
+  #bringProcessAbout(
+    process: Process,
+    ids: SiteIds,
+    must: boolean,
+    named: Named,
+    refused: ArmReport[],
+  ): ArmReport[] {
     for (const id of ids) {
       const want = this.#wantOf(id, process);
       if (want === undefined) process.wants.delete(id);
@@ -235,6 +242,7 @@ export class Demand {
       process.role = process.wants.size > 0 || this.paused.has(process) ? 'wanted' : 'carried';
       return this.arming.sync(process, ids);
     } catch (e) {
+      if (must && isEnd(e) && !named.isNew(process)) return this.#goneReports(process.pid, ids);
       if (must) throw e;
       this.#without(process, ids);
       if (!hasEnded(process.pid, e))
@@ -268,6 +276,10 @@ class Named {
       const root = treeOf(processes);
       if (root !== undefined) this.newRoots.add(root);
     }
+  }
+
+  isNew({ pid, trees }: Process): boolean {
+    return this.newPids.has(pid) || trees.some((root) => this.newRoots.has(root));
   }
 
   #note(siteId: number, processes: TracerConsumer['processes']): void {
@@ -308,8 +320,7 @@ const refusalOf = (e: unknown): Refusal => ({
 
 /** Whoever ends while we come to it was just quicker. */
 const hasEnded = (pid: number, e: unknown): boolean =>
-  (e instanceof ProcessError && e.code === 'no-such-process') ||
-  /^[ZX]/.test(statusField(pid, 'State') ?? 'X');
+  isEnd(e) || /^[ZX]/.test(statusField(pid, 'State') ?? 'X');
 
 const tooManyTrees = (pid: number): ProcessError =>
   new ProcessError(

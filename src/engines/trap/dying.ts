@@ -1,0 +1,30 @@
+/**
+ * A target may be killed at any moment, also while it is stopped and being changed. What is asked of it then fails in
+ * whatever way; that is no failure of ours, and its end is reported by wait like any other.
+ */
+import { ProcessError } from '../../base/errors.js';
+import { SIG } from '../../linux/numbers.js';
+import { statusField } from '../../linux/proc-status.js';
+import type { AddressSpace } from './address-space.js';
+
+export const ended = (pid: number): ProcessError =>
+  new ProcessError('no-such-process', pid, `process ${pid} has ended`);
+
+export const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
+
+const SIGKILL_BIT = 1n << BigInt(SIG.kill - 1);
+
+/** The thread that shows a memory has ended, has no memory any more, or is about to be killed (proc_pid_status(5)). */
+function isDying(tid: number): boolean {
+  const pending = ['SigPnd', 'ShdPnd'].map((field) => BigInt(`0x${statusField(tid, field) ?? '0'}`));
+  return statusField(tid, 'VmSize') === undefined || pending.some((set) => (set & SIGKILL_BIT) !== 0n);
+}
+
+/** Change a memory. Whatever goes wrong while its process is dying is `no-such-process`. */
+export function unlessDying<T>({ pid, shownBy }: AddressSpace, change: () => T): T {
+  try {
+    return change();
+  } catch (e) {
+    throw isDying(shownBy) ? ended(pid) : e;
+  }
+}
