@@ -11,7 +11,7 @@ import { until } from './helpers/running.js';
 void test('a process shares its memory with itself and its threads only', () => {
   for (const tid of readdirSync('/proc/self/task').map(Number)) assert.ok(shareMemory(process.pid, tid));
   assert.ok(!shareMemory(process.pid, process.ppid));
-  assert.deepEqual(sharersOf(process.pid), []);
+  assert.deepEqual(sharersOf(process.pid, process.pid), []);
 });
 
 void test('a process that has ended shares memory with nobody, though others have none either', async () => {
@@ -28,7 +28,7 @@ void test('a process that has ended shares memory with nobody, though others hav
       /^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
     await until('both have ended', () => isZombie(one) && isZombie(two));
     assert.ok(!shareMemory(one, two));
-    assert.deepEqual(sharersOf(one), []);
+    assert.deepEqual(sharersOf(one, one), []);
   } finally {
     shell.kill('SIGKILL');
     await once(shell, 'exit');
