@@ -42,6 +42,8 @@ export const TRAP_TRACE = 2;
 export const TRAP_BRKPT = 1;
 /** What an instruction may raise. */
 export const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
+/** How long a parent may take to come out of vfork when its child has left its memory, ms. */
+const WAKING_MS = 1000;
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
 const MOST_QUEUED = 64;
 
@@ -67,6 +69,7 @@ export class Arming {
       return this.#reports(process, asked, new Map());
     for (;;) {
       const { space } = process;
+      this.#awaitWaking(space);
       const wasBehind = space.isBehind;
       space.isBehind = true; // also for a copy that is made while its threads come to a stop
       const late = this.tracees.freeze(space);
@@ -84,6 +87,23 @@ export class Arming {
       } finally {
         this.tracees.thaw(space);
       }
+    }
+  }
+
+  /**
+   * A parent that waits in vfork can do nothing for us, and when its child has executed a program there is nobody else for a
+   * moment: until it has woken up.
+   */
+  #awaitWaking(space: AddressSpace): void {
+    const limit = performance.now() + WAKING_MS;
+    const { bell } = this.tracees;
+    while (
+      space.threads.size > 0 &&
+      [...space.threads].every((t) => t.inVfork) &&
+      performance.now() < limit
+    ) {
+      this.tracees.take(10);
+      this.tracees.rungMeanwhile |= bell.rung();
     }
   }
 
