@@ -101,6 +101,7 @@ class Round {
     [...specs.keys()].forEach((kind, i) => this.#lasting.set(kind, group.at(i)!));
     shared.set('go', 1);
     await life.resume();
+    await this.#eventually('it is ready', () => (shared.state('ready') > 0 ? [] : ['it is not']));
     const busy = Promise.all([this.#storm(), this.#epochs(), this.#disturb()]);
     busy.catch(() => (this.#isOver = true));
     await Promise.race([life.ended, busy, sleep(plan.ms)]);
