@@ -10,6 +10,7 @@
  * the handler, when it finds the thread between the look and the kernel, moves it to the exit. So a ring is seen
  * whenever it comes: before the look by the word, after it by the handler, in the kernel by EINTR.
  */
+import { statusField } from './proc-status.js';
 import { functionAt, syscall, syscallWithMemory } from './ffi.js';
 import { futexWait, futexWake } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
@@ -134,6 +135,9 @@ export class Bell {
 }
 
 /** The waiting side. Make it on the thread that will wait. */
+/** How often to look whether a thread that is waited for has ended, ms. */
+const LOOK_AGAIN_MS = 20;
+
 export class BellWait {
   readonly tid: number;
   readonly #words: Int32Array;
@@ -196,17 +200,30 @@ export class BellWait {
 
   /** Wait for one particular child and look at it: its tid, or minus the errno. */
   lookAt(tid: number): number {
-    for (;;) {
-      const result = syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0);
-      if (result !== -ERRNO.EINTR) return result < 0 ? result : this.#seen(result);
-    }
+    const result = this.#await(tid, () => syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0));
+    return result < 0 ? result : this.#seen(result);
   }
 
   /** Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. */
   reap(tid: number): number {
-    for (;;) {
-      const result = syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0);
-      if (result !== -ERRNO.EINTR) return result;
+    return this.#await(tid, () => syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0));
+  }
+
+  /**
+   * The end of a process is not told before that of each of its threads (kernel/exit.c, delay_group_leader), and those are
+   * ours to take: one that has ended meanwhile is not waited for. It is looked at again and again, for it may end at any moment.
+   */
+  #await(tid: number, wait: () => number): number {
+    this.#setTimer(LOOK_AGAIN_MS, LOOK_AGAIN_MS);
+    try {
+      for (;;) {
+        const result = wait();
+        if (result !== -ERRNO.EINTR) return result;
+        if (statusField(tid, 'State')?.startsWith('Z') === true) return -ERRNO.ECHILD;
+      }
+    } finally {
+      this.#setTimer(0, 0);
+      this.#fires = 0;
     }
   }
 
@@ -250,9 +267,16 @@ export class BellWait {
     const now = performance.now();
     if (this.#fires > now && this.#fires <= now + ms) return;
     this.#fires = now + ms;
-    const ns = Math.max(ms * 1e6, 1000);
-    this.#timerFields[2] = BigInt(Math.floor(ns / 1e9));
-    this.#timerFields[3] = BigInt(Math.floor(ns % 1e9));
+    this.#setTimer(0, Math.max(ms, 0.001));
+  }
+
+  /** struct itimerspec: the interval, then when it fires first; ms. */
+  #setTimer(interval: number, first: number): void {
+    [interval, first].forEach((ms, i) => {
+      const ns = ms * 1e6;
+      this.#timerFields[i * 2] = BigInt(Math.floor(ns / 1e9));
+      this.#timerFields[i * 2 + 1] = BigInt(Math.floor(ns % 1e9));
+    });
     syscall(NR.timerSettime, this.#timer, 0, this.#timerSpec.address, 0);
   }
 }
