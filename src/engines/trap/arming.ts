@@ -67,6 +67,7 @@ export class Arming {
   sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
     if (asked !== undefined && this.#onlyConsumersChanged(process, asked))
       return this.#reports(process, asked, new Map());
+    const limit = performance.now() + WAKING_MS;
     for (;;) {
       const { space } = process;
       this.#awaitWaking(space);
@@ -76,6 +77,7 @@ export class Arming {
       try {
         if (process.threads.size === 0) throw ended(process.pid);
         if (process.space !== space) continue; // it has executed another program meanwhile
+        if (isAsleep(space) && performance.now() < limit) continue; // the child has left while the others came to a stop
         if (late !== undefined) throw doesNotStop(late);
         const refusals = this.#change(space);
         return [...space.processes()].flatMap((p) =>
@@ -97,11 +99,7 @@ export class Arming {
   #awaitWaking(space: AddressSpace): void {
     const limit = performance.now() + WAKING_MS;
     const { bell } = this.tracees;
-    while (
-      space.threads.size > 0 &&
-      [...space.threads].every((t) => t.inVfork) &&
-      performance.now() < limit
-    ) {
+    while (isAsleep(space) && performance.now() < limit) {
       this.tracees.take(10);
       this.tracees.rungMeanwhile |= bell.rung();
     }
@@ -601,6 +599,10 @@ function stillReturning(
 }
 
 const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
+
+/** Nobody is left in it but who waits in vfork. */
+const isAsleep = ({ threads }: AddressSpace): boolean =>
+  threads.size > 0 && [...threads].every((t) => t.inVfork);
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
