@@ -1,5 +1,5 @@
 /**
- * One measured run, a process of its own: hit KIND VARIANT CALLS [WARMUP]. KIND: count, pre or post. Prints the nanoseconds a
+ * One measured run, a process of its own: hit KIND VARIANT CALLS [WARMUP]. KIND: count, pre, post or return. Prints the nanoseconds a
  * hit, from the target itself, after WARMUP hits that do not count: Node compiles what runs often.
  */
 import { text } from 'node:stream/consumers';
@@ -14,8 +14,9 @@ const probe = await registerUprobe({
   pathname: program,
   symbol: `probe_me_${variant}`,
   processes: target,
-  ...(kind === 'count' ? {} : { preHandler: nothing }),
+  ...(kind === 'pre' || kind === 'post' ? { preHandler: nothing } : {}),
   ...(kind === 'post' ? { postHandler: nothing } : {}),
+  ...(kind === 'return' ? { returnHandler: nothing } : {}),
 });
 const output = text(target.stdout!);
 await target.resume();

@@ -92,6 +92,55 @@ async function firstHits(): Promise<void> {
   );
 }
 
+/** The same handler in a plain program, whose main thread calls it, and in a probe module, which has a thread for itself. */
+async function modules(): Promise<void> {
+  const rows: (string | number)[][] = [];
+  for (const oneCpu of [true, false]) {
+    const [plain, module] = await inTurn(ROUNDS, [
+      ours('hit', ['pre', 'push', String(HITS), String(WARMUP)], oneCpu),
+      inModule(oneCpu),
+    ]);
+    rows.push([oneCpu ? 'one' : 'all', plain?.median ?? 0, module?.median ?? 0, ratioOf(plain, module)]);
+  }
+  console.log('\nA handler in a plain program and in a probe module, ns a hit\n');
+  console.log(table(['our CPUs', 'program', 'module', 'ratio'], rows));
+}
+
+/** `uprobe run` with a module that does what bench/hit.ts does. */
+function inModule(oneCpu: boolean): Measured {
+  const target = compileBench('target');
+  const command = [
+    ...[process.execPath, join(repositoryRoot, 'dist', 'bin', 'uprobe.js')],
+    ...['run', join(repositoryRoot, 'bench', 'hit-module.mjs'), `path=${target}`],
+    ...['--', target, String(HITS), 'push', String(WARMUP)],
+  ];
+  const [file = '', ...args] = oneCpu ? ['taskset', '-c', '0', ...command] : command;
+  return async () => {
+    const { stdout, stderr } = await execute(file, args, { timeout: TIMEOUT });
+    if (stderr !== `${HITS + WARMUP} hits, 0 missed\n`)
+      throw new Error(`not every hit was handled: ${stderr}`);
+    return targetTime(stdout) / HITS;
+  };
+}
+
+/** From the entry of a function to the call of its return handler: two stops. */
+async function returns(): Promise<void> {
+  const runs = [true, false].map((oneCpu) =>
+    ours('hit', ['return', 'push', String(HITS), String(WARMUP)], oneCpu),
+  );
+  const [one, all] = await inTurn(ROUNDS, runs);
+  console.log('\nA return handler, ns a call\n');
+  console.log(
+    table(
+      ['our CPUs', 'median'],
+      [
+        ['one', one?.median ?? 0],
+        ['all', all?.median ?? 0],
+      ],
+    ),
+  );
+}
+
 /** A hit is found in the same time whatever the number of places that are armed. */
 async function among(): Promise<void> {
   const counts = [1, 100_000];
@@ -187,6 +236,8 @@ async function startUp(): Promise<void> {
 
 console.log(`${cpus().length} CPUs, ${cpus()[0]?.model ?? '?'}, Node ${process.version}`);
 await hits();
+await returns();
+await modules();
 await firstHits();
 await among();
 await others();

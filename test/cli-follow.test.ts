@@ -139,7 +139,7 @@ void describe('a tree that exists already', () => {
     await until('all run', () => [...output.matchAll(/ready \d+\n/g)].length === 3);
     const [a, b, c] = [...output.matchAll(/ready (\d+)/g)].map((m) => m[1]!) as [string, string, string];
     const run = new Running(['count', '--json', '--tree', a, '--tree', b, '-p', c, `${loop}:tick`]);
-    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await new Promise((resolve) => setTimeout(resolve, 4000));
     shell.stdin.end();
     await once(shell, 'close');
     const { stdout, stderr } = await run.end();

@@ -10,11 +10,11 @@
  * the handler, when it finds the thread between the look and the kernel, moves it to the exit. So a ring is seen
  * whenever it comes: before the look by the word, after it by the handler, in the kernel by EINTR.
  */
+import { statusField } from './proc-status.js';
 import { functionAt, syscall, syscallWithMemory } from './ffi.js';
 import { futexWait, futexWake } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
 import { ERRNO, NR } from './numbers.js';
-import { statusField } from './proc-status.js';
 import { check } from './syscall-error.js';
 
 /** A real-time signal that neither glibc (32, 33) nor Node uses; its default action is never taken: we handle it. */
@@ -34,8 +34,6 @@ const WEXITED = 4;
 const LOOK = WEXITED | WSTOPPED | WALL | WNOTHREAD | WNOWAIT;
 /** The greatest si_code of a child that has ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
 const CLD_DUMPED = 3;
-/** How often who waits for one thread alone looks whether it has ended, ms. */
-const LOOK_UP_MS = 20;
 /** Words of a siginfo_t that waitid fills in. */
 const INFO = { code: 2, pid: 4, status: 6 } as const;
 
@@ -137,6 +135,9 @@ export class Bell {
 }
 
 /** The waiting side. Make it on the thread that will wait. */
+/** How often to look whether a thread that is waited for has ended, ms. */
+const LOOK_AGAIN_MS = 20;
+
 export class BellWait {
   readonly tid: number;
   readonly #words: Int32Array;
@@ -199,34 +200,31 @@ export class BellWait {
 
   /** Wait for one particular child and look at it: its tid, or minus the errno. */
   lookAt(tid: number): number {
-    const result = this.#patiently(tid, () => syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0));
+    const result = this.#await(tid, () => syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK, 0));
     return result < 0 ? result : this.#seen(result);
   }
 
-  /**
-   * Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. ECHILD also for
-   * a process that has been killed and whose other threads have not been collected: only after them it can be itself
-   * (kernel/exit.c, delay_group_leader), and who waits for it alone waits forever.
-   */
+  /** Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. */
   reap(tid: number): number {
-    return this.#patiently(tid, () => syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0));
+    return this.#await(tid, () => syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0));
   }
 
-  #patiently(tid: number, wait: () => number): number {
-    this.#setTimer(LOOK_UP_MS, LOOK_UP_MS);
-    let result = wait();
-    while (result === -ERRNO.EINTR) result = hasEnded(tid) && !this.#isThere(tid) ? -ERRNO.ECHILD : wait();
-    this.#setTimer(0, 0);
-    this.#fires = 0;
-    return result;
-  }
-
-  /** Whether there is something to collect of it. */
-  #isThere(tid: number): boolean {
-    this.#info[INFO.pid] = 0;
-    return (
-      syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK | WNOHANG, 0) < 0 || this.#info[INFO.pid] !== 0
-    );
+  /**
+   * The end of a process is not told before that of each of its threads (kernel/exit.c, delay_group_leader), and those are
+   * ours to take: one that has ended meanwhile is not waited for. It is looked at again and again, for it may end at any moment.
+   */
+  #await(tid: number, wait: () => number): number {
+    this.#setTimer(LOOK_AGAIN_MS, LOOK_AGAIN_MS);
+    try {
+      for (;;) {
+        const result = wait();
+        if (result !== -ERRNO.EINTR) return result;
+        if (statusField(tid, 'State')?.startsWith('Z') === true) return -ERRNO.ECHILD;
+      }
+    } finally {
+      this.#setTimer(0, 0);
+      this.#fires = 0;
+    }
   }
 
   /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */
@@ -269,21 +267,19 @@ export class BellWait {
     const now = performance.now();
     if (this.#fires > now && this.#fires <= now + ms) return;
     this.#fires = now + ms;
-    this.#setTimer(Math.max(ms, 0.001), 0);
+    this.#setTimer(0, Math.max(ms, 0.001));
   }
 
-  /** struct itimerspec: the interval, then the first time; 0 for never. */
-  #setTimer(ms: number, interval: number): void {
-    [interval, ms].forEach((time, i) => {
-      const ns = time * 1e6;
-      this.#timerFields[2 * i] = BigInt(Math.floor(ns / 1e9));
-      this.#timerFields[2 * i + 1] = BigInt(Math.floor(ns % 1e9));
+  /** struct itimerspec: the interval, then when it fires first; ms. */
+  #setTimer(interval: number, first: number): void {
+    [interval, first].forEach((ms, i) => {
+      const ns = ms * 1e6;
+      this.#timerFields[i * 2] = BigInt(Math.floor(ns / 1e9));
+      this.#timerFields[i * 2 + 1] = BigInt(Math.floor(ns % 1e9));
     });
     syscall(NR.timerSettime, this.#timer, 0, this.#timerSpec.address, 0);
   }
 }
-
-const hasEnded = (tid: number): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? 'X');
 
 function installHandler(code: Code): void {
   const action = new BigUint64Array([

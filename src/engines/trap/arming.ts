@@ -43,6 +43,8 @@ export const TRAP_TRACE = 2;
 export const TRAP_BRKPT = 1;
 /** What an instruction may raise. */
 export const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
+/** How long a parent may take to come out of vfork when its child has left its memory, ms. */
+const WAKING_MS = 1000;
 /** Signals of its own that may wait for a thread before a trap: one of each standard kind, and some. */
 const MOST_QUEUED = 64;
 
@@ -66,14 +68,17 @@ export class Arming {
   sync(process: Process, asked?: ReadonlySet<number>): ArmReport[] {
     if (asked !== undefined && this.#onlyConsumersChanged(process, asked))
       return this.#reports(process, asked, new Map());
+    const limit = performance.now() + WAKING_MS;
     for (;;) {
       const { space } = process;
+      this.#awaitWaking(space);
       const wasBehind = space.isBehind;
       space.isBehind = true; // also for a copy that is made while its threads come to a stop
       const late = this.tracees.freeze(space);
       try {
         if (process.threads.size === 0) throw ended(process.pid);
         if (process.space !== space) continue; // it has executed another program meanwhile
+        if (isAsleep(space) && performance.now() < limit) continue; // the child has left while the others came to a stop
         if (late !== undefined) throw doesNotStop(late);
         const refusals = unlessDying(space, () => this.#change(space));
         return [...space.processes()].flatMap((p) =>
@@ -85,6 +90,19 @@ export class Arming {
       } finally {
         this.tracees.thaw(space);
       }
+    }
+  }
+
+  /**
+   * A parent that waits in vfork can do nothing for us, and when its child has executed a program there is nobody else for a
+   * moment: until it has woken up.
+   */
+  #awaitWaking(space: AddressSpace): void {
+    const limit = performance.now() + WAKING_MS;
+    const { bell } = this.tracees;
+    while (isAsleep(space) && performance.now() < limit) {
+      this.tracees.take(10);
+      this.tracees.rungMeanwhile |= bell.rung();
     }
   }
 
@@ -582,6 +600,10 @@ function stillReturning(
   for (const id of returns) if (!isCode || !isAwaited(id)) returns.delete(id);
   if (returns.size === 0) arm.returns = undefined;
 }
+
+/** Nobody is left in it but who waits in vfork. */
+const isAsleep = ({ threads }: AddressSpace): boolean =>
+  threads.size > 0 && [...threads].every((t) => t.inVfork);
 
 /** It can be made to do something for us. */
 const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
