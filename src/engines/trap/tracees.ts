@@ -272,7 +272,10 @@ export class Tracees {
     thread.inCall = IN_CALL.has(stopEvent(status));
     thread.interrupted = false; // any stop is the one that was asked for (kernel/signal.c, ptrace_stop)
     const event = stopEvent(status);
-    if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) this.#adopt(thread, event);
+    if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) {
+      this.#adopt(thread, event);
+      this.#looked = thread; // the new one's first stop may have been seen to: this one's is still there
+    }
     if (event === EVENT.exec) return this.#executed(thread, status);
     try {
       if (thread.process.space.frozen > 0) thread.pending = this.listener.postponed(thread, status);
