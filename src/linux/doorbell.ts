@@ -219,12 +219,19 @@ export class BellWait {
       for (;;) {
         const result = wait();
         if (result !== -ERRNO.EINTR) return result;
-        if (statusField(tid, 'State')?.startsWith('Z') === true) return -ERRNO.ECHILD;
+        if (statusField(tid, 'State')?.startsWith('Z') === true && !this.#isThere(tid)) return -ERRNO.ECHILD;
       }
     } finally {
       this.#setTimer(0, 0);
       this.#fires = 0;
     }
+  }
+
+  /** Whether there is something of it to take. */
+  #isThere(tid: number): boolean {
+    this.#info[INFO.pid] = 0;
+    syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK | WNOHANG, 0);
+    return this.#info[INFO.pid] !== 0;
   }
 
   /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */

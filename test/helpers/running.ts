@@ -48,8 +48,10 @@ export async function startProgram(
 }
 
 export async function until(what: string, condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 1000 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 10));
-  assert.ok(condition(), `${what}, in time`);
+  let isSo = condition(); // which may be over the next time it is looked at
+  for (let i = 0; i < 1000 && !isSo; i++, isSo = condition())
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  assert.ok(isSo, `${what}, in time`);
 }
 
 /** One of its threads, at least: the first one may have ended. */
