@@ -41,6 +41,6 @@ for (const kind of ['self', 'thread']) {
     await lasting.unregister();
     process.off('warning', onWarning);
     assert.deepEqual(warnings, []);
-    assert.ok(refused.length <= 1 && comings > 20, `${comings}: ${String(refused)}`);
+    assert.ok(refused.length <= 1 && comings > 2, `${comings}: ${String(refused)}`);
   });
 }

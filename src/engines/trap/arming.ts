@@ -15,6 +15,7 @@ import { isUsed, type AddressSpace, type Arm, type ArmRequest } from './address-
 import { uprootStub } from './call-stub.js';
 import { CARRIER_BYTES } from './carrier.js';
 import { ended, isEnd, unlessDying } from './dying.js';
+import { isGroupStop } from './job-control.js';
 import type { Ledger } from './ledger.js';
 import { linkerStubs, signalStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
@@ -472,7 +473,7 @@ export class Arming {
   /** To the stop of a signal that is known to be queued: it is there before the thread runs. */
   #letOut(thread: Thread, beforeTaken: () => void = () => undefined): void {
     const { bell } = this.tracees;
-    const wasGroupStop = thread.pending !== undefined && stopSignal(thread.pending) !== SIG.trap;
+    thread.leftGroupStop ||= thread.pending !== undefined && isGroupStop(thread.pending);
     if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (this.tracees.isTheEnd(thread, status)) {
@@ -482,8 +483,6 @@ export class Arming {
     thread.pending = status;
     beforeTaken();
     bell.consume(thread.tid);
-    // job control has stopped the process, and will say so once more
-    if (wasGroupStop) thread.interrupted = ptrace.interruptIfThere(thread.tid);
   }
 
   /**

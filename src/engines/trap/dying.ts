@@ -5,6 +5,7 @@
 import { ProcessError } from '../../base/errors.js';
 import { SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
+import { signalBit, signalSet } from '../../linux/signal-set.js';
 import type { AddressSpace } from './address-space.js';
 
 export const ended = (pid: number): ProcessError =>
@@ -12,12 +13,10 @@ export const ended = (pid: number): ProcessError =>
 
 export const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
 
-const SIGKILL_BIT = 1n << BigInt(SIG.kill - 1);
-
 /** The thread that shows a memory has ended, has no memory any more, or is about to be killed (proc_pid_status(5)). */
 function isDying(tid: number): boolean {
-  const pending = ['SigPnd', 'ShdPnd'].map((field) => BigInt(`0x${statusField(tid, field) ?? '0'}`));
-  return statusField(tid, 'VmSize') === undefined || pending.some((set) => (set & SIGKILL_BIT) !== 0n);
+  const pending = signalSet(tid, 'SigPnd') | signalSet(tid, 'ShdPnd');
+  return statusField(tid, 'VmSize') === undefined || (pending & signalBit(SIG.kill)) !== 0n;
 }
 
 /** Change a memory. Whatever goes wrong while its process is dying is `no-such-process`. */

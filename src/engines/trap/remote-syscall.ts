@@ -5,10 +5,12 @@
 import { ProcessError } from '../../base/errors.js';
 import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
+import { TRAP_BIT } from '../../linux/signal-set.js';
 import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
 import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
+import { isGroupStop, onlyStops } from './job-control.js';
 import type { Thread } from './thread.js';
 import { PLAIN_STOP, REG, SIGINFO_BYTES, TRAP_FLAG, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
@@ -16,7 +18,6 @@ import { mapRegion } from '../../linux/memory.js';
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
 const PAGE = 4096;
 const SYSCALL_STOP = SIG.trap | 0x80;
-const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 /** Another place would be refused as well. */
 const GIVE_UP: ReadonlySet<number> = new Set([ERRNO.EPERM, ERRNO.EACCES, ERRNO.ENOMEM]);
 /** Signals may keep coming before the step: each is held, and this bounds how many. */
@@ -94,10 +95,12 @@ export class RemoteSyscalls {
   /** To the next entry or exit of a system call; its registers are then in the scratch. */
   #toSystemCall(thread: Thread): void {
     const { scratch } = this.tracees;
-    for (let i = 0; i < MAX_STOPS; i++) {
-      const status = this.#nextStop(thread, ptrace.untilSyscall(thread.tid, 0));
+    for (let i = 0, stop = 0; i < MAX_STOPS; i++) {
+      const status = this.#nextStop(thread, ptrace.untilSyscall(thread.tid, stop));
       if (stopEvent(status) === 0 && stopSignal(status) === SYSCALL_STOP) return;
-      if (stopEvent(status) !== 0 || !ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
+      stop = stopToPass(thread, status);
+      if (stop !== 0 || stopEvent(status) !== 0 || !ptrace.getSigInfo(thread.tid, scratch.infoAddress))
+        continue;
       thread.held.push({ signal: stopSignal(status), info: scratch.info.slice(0, SIGINFO_BYTES) });
     }
     throw tooManySignals(thread);
@@ -111,6 +114,7 @@ export class RemoteSyscalls {
     if (this.tracees.isTheEnd(thread, status)) throw gone(thread);
     if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
     if (stopEvent(status) !== 0) thread.interrupted = false;
+    thread.leftGroupStop ||= isGroupStop(status);
     return status;
   }
 
@@ -213,9 +217,10 @@ export class RemoteSyscalls {
 
   #stepUntil(thread: Thread, ip: number | undefined): void {
     const { scratch } = this.tracees;
-    for (let i = 0; i < MAX_STOPS; i++) {
-      const status = this.#nextStop(thread, ptrace.step(thread.tid, 0));
-      if (stopEvent(status) !== 0) continue;
+    for (let i = 0, stop = 0; i < MAX_STOPS; i++) {
+      const status = this.#nextStop(thread, ptrace.step(thread.tid, stop));
+      stop = stopToPass(thread, status);
+      if (stop !== 0 || stopEvent(status) !== 0) continue;
       if (stopSignal(status) === SIG.trap && (ip === undefined || Number(scratch.regs[REG.ip]) === ip))
         return;
       if (!ptrace.getSigInfo(thread.tid, scratch.infoAddress)) continue;
@@ -252,6 +257,10 @@ export class RemoteSyscalls {
     );
   }
 }
+
+/** A signal that stops the process, which comes while its thread does something for us; 0 for any other. */
+const stopToPass = ({ tid }: Thread, status: number): number =>
+  stopEvent(status) === 0 && onlyStops(tid, stopSignal(status)) ? stopSignal(status) : 0;
 
 const tooManySignals = (thread: Thread): ProcessError =>
   new ProcessError(

@@ -3,8 +3,8 @@
  * (carrier.ts); its own is kept here, and in the carrier for the time when we are gone.
  */
 import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
-import { statusField } from '../../linux/proc-status.js';
 import { ptrace } from '../../linux/ptrace.js';
+import { TRAP_BIT, isCaught, isIgnored, signalBit, signalSet } from '../../linux/signal-set.js';
 import type { AddressSpace } from './address-space.js';
 import { Carrier, SIG_DFL, SIG_IGN, UC_MASK, type Action } from './carrier.js';
 import type { RemoteSyscalls } from './remote-syscall.js';
@@ -22,20 +22,18 @@ const MASK_WORD = 3;
 const SA_NODEFER = 0x4000_0000n;
 const SA_RESETHAND = 0x8000_0000n;
 /** SIGKILL and SIGSTOP. */
-const UNBLOCKABLE = (1n << BigInt(SIG.kill - 1)) | (1n << BigInt(SIG.stop - 1));
+const UNBLOCKABLE = signalBit(SIG.kill) | signalBit(SIG.stop);
 /** Changes of masks that are watched in a program to which SIGTRAP is nothing. Those that block it mostly do so early. */
 const MOST_MASK_CALLS = 64;
 const SIG_BLOCK = 0;
 const SIG_SETMASK = 2;
-const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 
-const bit = (signal: number): bigint => 1n << BigInt(signal - 1);
-const FAULTS = bit(SIG.ill) | bit(SIG.fpe) | bit(SIG.segv) | bit(SIG.bus);
+const FAULTS = signalBit(SIG.ill) | signalBit(SIG.fpe) | signalBit(SIG.segv) | signalBit(SIG.bus);
 const LOW_FAULTS = Number(FAULTS);
 const blocksFaults = (mask: bigint): boolean => (mask & FAULTS) === FAULTS;
 
-/** A set of signals in /proc/ID/status. */
-const signals = (id: number, field: string): bigint => BigInt(`0x${statusField(id, field) ?? '0'}`);
+/** An action that needs neither flags nor a mask. */
+const simple = (handler: bigint): Action => BigUint64Array.of(handler, 0n, 0n, 0n);
 
 export class TrapActions {
   constructor(
@@ -72,13 +70,13 @@ export class TrapActions {
   lookAtMasks(space: AddressSpace): void {
     space.watchesMasks = true;
     for (const thread of space.threads) {
-      const mask = signals(thread.tid, 'SigBlk');
+      const mask = signalSet(thread.tid, 'SigBlk');
       // one that blocks everything does so for a moment
       thread.blocksTrap = (mask & TRAP_BIT) !== 0n && !blocksFaults(mask);
       space.masksMatter ||= thread.blocksTrap;
     }
     for (const { pid } of space.processes())
-      space.masksMatter ||= ((signals(pid, 'SigCgt') | signals(pid, 'SigIgn')) & TRAP_BIT) !== 0n;
+      space.masksMatter ||= isCaught(pid, SIG.trap) || isIgnored(pid, SIG.trap);
   }
 
   /** Looked at in every hit, whose thread's mask is in the scratch: whether `hit` has anything to do. */
@@ -212,7 +210,7 @@ export class TrapActions {
       const own = this.#present(thread);
       // clone(2), CLONE_SIGHAND: its actions are those of another process here
       const isOurs = own[0] === BigInt(carrier.handler);
-      process.trapAction = isOurs ? (principal?.trapAction ?? BigUint64Array.of(SIG_DFL, 0n, 0n, 0n)) : own;
+      process.trapAction = isOurs ? (principal?.trapAction ?? simple(SIG_DFL)) : own;
       if (!isOurs) this.#set(thread, carrier.ours);
       this.ledger?.add(process.pid, carrier.base);
     });
@@ -240,7 +238,7 @@ export class TrapActions {
     process.trapAction = undefined;
     this.forget(process);
     if (own?.[0] !== SIG_IGN) return;
-    this.remote.unfiltered(thread, () => this.#setTo(thread, BigUint64Array.of(SIG_IGN, 0n, 0n, 0n)));
+    this.remote.unfiltered(thread, () => this.#setTo(thread, simple(SIG_IGN)));
   }
 
   /**
@@ -345,9 +343,8 @@ export class TrapActions {
 
   /** Only of a handler there is more to know than /proc tells. */
   #present(thread: Thread): Action {
-    const has = (field: string): boolean => (signals(thread.process.pid, field) & TRAP_BIT) !== 0n;
-    const simple = (handler: bigint): Action => BigUint64Array.of(handler, 0n, 0n, 0n);
-    if (!has('SigCgt')) return simple(has('SigIgn') ? SIG_IGN : SIG_DFL);
+    const { pid } = thread.process;
+    if (!isCaught(pid, SIG.trap)) return simple(isIgnored(pid, SIG.trap) ? SIG_IGN : SIG_DFL);
     return this.#ask(thread) ?? simple(SIG_DFL);
   }
 

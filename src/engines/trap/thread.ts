@@ -72,6 +72,8 @@ export class Thread {
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */
   interrupted = false;
+  /** It was made to do something for us out of group-stop: it goes back there, if that still holds, before it goes on. */
+  leftGroupStop = false;
   /** The leader of a process has ended while other threads go on: it stops no more, and is reported with the last of them. */
   isZombie = false;
 

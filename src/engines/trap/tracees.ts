@@ -201,6 +201,12 @@ export class Tracees {
 
   /** The thread whose stop has been looked at and not been taken. */
   #looked: Thread | undefined;
+  #lookedStatus = 0;
+
+  #look(thread: Thread, status: number): void {
+    this.#looked = thread;
+    this.#lookedStatus = status;
+  }
 
   #serve(tid: number): boolean {
     if (tid <= 0) return false;
@@ -217,8 +223,8 @@ export class Tracees {
     const thread = this.#looked;
     this.#looked = undefined;
     if (thread === undefined || thread.running || !this.bell.consume(thread.tid)) return;
-    const { status } = this.bell;
-    if (exited(status) || killed(status)) this.#dispatch(thread.tid, status);
+    // killed in that stop, it has ended, or a thread that executes a program has taken its place
+    if (this.bell.status !== this.#lookedStatus) this.isTheEnd(thread, this.bell.status);
   }
 
   addThread(tid: number, process: Process): Thread {
@@ -268,13 +274,13 @@ export class Tracees {
     if (thread === undefined) return this.#unknown(tid, status);
     if (exited(status) || killed(status)) return this.ended(thread, status);
     thread.running = false;
-    this.#looked = thread;
+    this.#look(thread, status);
     thread.inCall = IN_CALL.has(stopEvent(status));
     thread.interrupted = false; // any stop is the one that was asked for (kernel/signal.c, ptrace_stop)
     const event = stopEvent(status);
     if (event === EVENT.fork || event === EVENT.vfork || event === EVENT.clone) {
       this.#adopt(thread, event);
-      this.#looked = thread; // the new one's first stop may have been seen to: this one's is still there
+      this.#look(thread, status); // the new one's first stop may have been seen to: this one's is still there
     }
     if (event === EVENT.exec) return this.#executed(thread, status);
     try {
@@ -435,6 +441,7 @@ export class Tracees {
     reported.inMappingCall = false;
     reported.pending = undefined;
     reported.inVfork = false;
+    reported.leftGroupStop = false;
     reported.savedMask = undefined;
     reported.trapMask = undefined;
     if (old.threads.size === 0) old.close();
@@ -596,6 +603,7 @@ export class Tracees {
   /** Resume. `signal`: delivered now, where the thread is in the stop before its delivery. */
   resume(thread: Thread, signal = 0): void {
     if (this.#keptStopped(thread, signal)) return;
+    this.#backToGroupStop(thread);
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
@@ -610,6 +618,7 @@ export class Tracees {
       space.frozen === 0 &&
       !space.traceSyscalls &&
       !thread.inMappingCall &&
+      !thread.leftGroupStop &&
       thread.activity.kind === 'none'
     ) {
       thread.savedInfo = undefined;
@@ -629,9 +638,23 @@ export class Tracees {
 
   step(thread: Thread): void {
     if (this.#keptStopped(thread)) return;
+    this.#backToGroupStop(thread);
     thread.savedInfo = undefined;
     thread.running = true;
     ptrace.step(thread.tid, 0);
+  }
+
+  /** An interrupt of a stopped thread is seen to before it runs; its stop says whether the process is in group-stop. */
+  #backToGroupStop(thread: Thread): void {
+    if (!thread.leftGroupStop) return;
+    thread.leftGroupStop = false;
+    thread.interrupted = ptrace.interruptIfThere(thread.tid);
+  }
+
+  /** Resume with a signal that stops the process. Whether or not SIGCONT was quicker, there is a stop before it runs. */
+  stop(thread: Thread, signal: number): void {
+    thread.leftGroupStop = true;
+    this.resume(thread, signal);
   }
 
   /**
@@ -654,10 +677,9 @@ export class Tracees {
    * that stop any more (EIO): it is sent back into it, and will be reported once more.
    */
   listen(thread: Thread): void {
-    thread.running = true;
-    if (ptrace.listen(thread.tid)) return;
-    thread.interrupted = ptrace.interruptIfThere(thread.tid);
-    ptrace.cont(thread.tid, 0);
+    thread.leftGroupStop = !ptrace.listen(thread.tid);
+    if (thread.leftGroupStop) this.resume(thread);
+    else thread.running = true;
   }
 
   /** Let one stopped thread go for good. */

@@ -9,7 +9,7 @@ import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError, UprobeError } from '../../base/errors.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { NR } from '../../linux/numbers.js';
-import { statusField } from '../../linux/proc-status.js';
+import { TRAP_BIT, isCaught, isIgnored, signalBit } from '../../linux/signal-set.js';
 import type { SlotStop } from '../../arch/arch.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
@@ -18,6 +18,7 @@ import { Arming, FAULTS, SI_KERNEL, TRAP_BRKPT, TRAP_TRACE } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
+import { isGroupStop, onlyStops } from './job-control.js';
 import { Ledger } from './ledger.js';
 import { STUB_LENGTH } from './linker-watch.js';
 import { REASON, WORD, type Mailbox } from './mailbox.js';
@@ -45,15 +46,13 @@ import {
 import type { Want } from './wants.js';
 
 const SYSCALL_STOP = SIG.trap | 0x80;
-const GROUP_STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, SIG.ttou]);
 /** Everything but what the instruction itself may raise: blocked while a thread is stepped out of its slot. */
-const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~(1n << BigInt(s - 1)), 0xffff_ffff_ffff_ffffn);
+const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~signalBit(s), 0xffff_ffff_ffff_ffffn);
 /** Signals whose default is to be ignored (signal(7)): CHLD, CONT, URG, WINCH. */
 const IGNORED_BY_DEFAULT: ReadonlySet<number> = new Set([SIG.chld, 18, 23, 28]);
 /** ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h): a system call that a signal broke off. */
 const RESTARTS: ReadonlySet<bigint> = new Set([-512n, -513n, -514n, -516n]);
 const ALWAYS_RESTARTS = -513n;
-const TRAP_BIT = 1n << BigInt(SIG.trap - 1);
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
 const SPIN_MS = 0.05;
@@ -262,7 +261,7 @@ export class Tracer implements StopListener {
     }
     if (thread.process.space.isBehind && thread.process.space.frozen === 0)
       return this.#rearm(thread, thread.process.space, status);
-    if (event === EVENT.stop && GROUP_STOPS.has(signal)) return this.#tracees.listen(thread);
+    if (isGroupStop(status)) return this.#tracees.listen(thread);
     if (event !== 0) return this.#goOn(thread);
     if (signal === SYSCALL_STOP) return this.#systemCall(thread);
     if (signal === SIG.trap) return this.#trapped(thread);
@@ -760,6 +759,7 @@ export class Tracer implements StopListener {
     const ip = Number(scratch.regs[REG.ip]);
     const inside = space.inSlot(ip) ?? inPlaceAt(thread, ip);
     if (inside === undefined) return this.#deliver(thread, signal);
+    if (onlyStops(thread.tid, signal)) return this.#tracees.stop(thread, signal);
     const { arm, at } = inside;
     if (FAULTS.has(signal) && this.#tracees.readInfo(thread) && scratch.infoCode > 0)
       return this.#instructionFaulted(thread, arm, at, signal);
@@ -813,7 +813,7 @@ export class Tracer implements StopListener {
     const { regs } = this.#tracees.scratch;
     const brokenOff = stop.resume !== 0 && isBrokenOff(arm, regs);
     // no handler will run, and the kernel makes the call anew where the thread is
-    if (brokenOff && isIgnored(thread, signal)) return this.#resumeInSlot(thread, signal);
+    if (brokenOff && doesNothing(thread, signal)) return this.#resumeInSlot(thread, signal);
     const { activity } = thread;
     const mayEnd = brokenOff && BigInt.asIntN(64, regs[REG.ax]!) !== ALWAYS_RESTARTS;
     if (mayEnd && activity.kind === 'stepping' && activity.post && arm.want !== undefined)
@@ -961,8 +961,5 @@ const isBrokenOff = ({ template }: Arm, regs: BigUint64Array): boolean =>
   RESTARTS.has(BigInt.asIntN(64, regs[REG.ax]!));
 
 /** Whether a signal will do nothing at all to a thread (a traced one is told of it all the same). */
-function isIgnored({ tid }: Thread, signal: number): boolean {
-  const has = (field: string): boolean =>
-    ((BigInt(`0x${statusField(tid, field) ?? '0'}`) >> BigInt(signal - 1)) & 1n) === 1n;
-  return has('SigIgn') || (IGNORED_BY_DEFAULT.has(signal) && !has('SigCgt'));
-}
+const doesNothing = ({ tid }: Thread, signal: number): boolean =>
+  isIgnored(tid, signal) || (IGNORED_BY_DEFAULT.has(signal) && !isCaught(tid, signal));
