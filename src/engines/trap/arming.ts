@@ -486,10 +486,21 @@ export class Arming {
   }
 
   /**
+   * A thread has stopped while its memory is frozen. Returns what its stop is for later: the end of its step, where that comes
+   * behind the stop that was asked for, and would come out in what the thread is made to do for us.
+   */
+  postponed(thread: Thread, status: number): number {
+    if (thread.activity.kind !== 'stepping') return this.#putBack(thread, status);
+    thread.pending = status;
+    this.#letRaisedOut(thread);
+    return thread.pending;
+  }
+
+  /**
    * A thread whose hit cannot be looked at now is put back before the breakpoint: the hit comes again, or the breakpoint
    * was taken out. Returns what its stop is then.
    */
-  putBack(thread: Thread, status: number): number {
+  #putBack(thread: Thread, status: number): number {
     const { scratch } = this.tracees;
     if (stopEvent(status) !== 0 || stopSignal(status) !== SIG.trap || thread.activity.kind !== 'none')
       return status;

@@ -103,7 +103,7 @@ class Mender implements StopListener {
     this.#arming.leave(thread);
   }
   postponed(thread: Thread, status: number): number {
-    return this.#arming.putBack(thread, status);
+    return this.#arming.postponed(thread, status);
   }
   threadGone(): void {
     // it held nothing

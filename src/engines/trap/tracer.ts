@@ -269,7 +269,7 @@ export class Tracer implements StopListener {
   }
 
   postponed(thread: Thread, status: number): number {
-    return this.#arming.putBack(thread, status);
+    return this.#arming.postponed(thread, status);
   }
 
   threadGone(thread: Thread): void {
