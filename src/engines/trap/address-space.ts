@@ -247,6 +247,7 @@ export class AddressSpace {
   #carry(coming: readonly Arm[], allocate?: AllocateNear): boolean {
     const { carrier, memory } = this;
     if (carrier === undefined) return coming.length === 0;
+    if (coming.length > 0 && carrier.add(memory, coming)) return true;
     const map = (bytes: number): number | undefined => {
       const start = allocate?.(carrier.base, bytes) ?? -1;
       return start < 0 ? undefined : start;

@@ -10,14 +10,17 @@ import type { ProcessMemory } from '../../linux/process-memory.js';
 import { Assembler } from './assembler.js';
 
 const PAGE = 4096;
-/** The header with the code, and two halves for tables, of which one is in use. */
+/** The header with the code, the latest breakpoints, and two halves for tables, of which one is in use. */
 export const CARRIER_BYTES = 16 * PAGE;
-const TABLES_AT = PAGE;
+const LATEST_AT = PAGE;
+const TABLES_AT = 2 * PAGE;
 const HALF = Math.floor((CARRIER_BYTES - TABLES_AT) / 2 / 16) * 16;
 const ENTRY_BYTES = 16;
+/** How many breakpoints may come before the table is made anew. */
+const MOST_LATEST = Math.floor((TABLES_AT - LATEST_AT - 8) / ENTRY_BYTES);
 
 /** `uprobe` and the version of the layout below. */
-const MAGIC = 0x0001_6562_6f72_7075n;
+const MAGIC = 0x0002_6562_6f72_7075n;
 const HEADER = { magic: 0, table: 8, own: 16, ours: 48, none: 80, mark: 112 } as const;
 const ACTION_BYTES = 32;
 const CODE_AT = 128;
@@ -41,7 +44,9 @@ export const UC_MASK = 0x128;
 function assemble(): { readonly bytes: Uint8Array; readonly handler: number; readonly restorer: number } {
   const a = new Assembler(CODE_AT);
   a.define('table', HEADER.table).define('own', HEADER.own).define('none', HEADER.none);
-  a.define('own.flags', HEADER.own + 8).define('own.mask', HEADER.own + 24);
+  a.define('latest', LATEST_AT)
+    .define('own.flags', HEADER.own + 8)
+    .define('own.mask', HEADER.own + 24);
   const i32 = (value: number): number[] => [...new Uint8Array(Int32Array.of(value).buffer)];
   // prettier-ignore
   a.label('handler')
@@ -88,12 +93,34 @@ function assemble(): { readonly bytes: Uint8Array; readonly handler: number; rea
     .code(0xba, 5, 0, 0, 0)                         // mov  edx, PROT_READ | PROT_EXEC
     .code(0xb8, 10, 0, 0, 0, 0x0f, 0x05)            // mprotect
     .code(0xc3)                                     // ret
-  // already pointed at its slot by us, who were killed just then?
+  // one of the latest, which are in no order
   .label('absent')
+    .rel('latest', [0x4c, 0x8d, 0x0d])              // lea  r9, [latest]
+    .code(0x49, 0x8b, 0x09)                         // mov  rcx, [r9]
+    .code(0x49, 0x83, 0xc1, 0x08)                   // add  r9, 8
+  .label('seek')
+    .code(0x48, 0x83, 0xe9, 0x01)                   // sub  rcx, 1
+    .rel('pointed', [0x0f, 0x82])                   // jb   pointed
+    .code(0x48, 0x89, 0xcf)                         // mov  rdi, rcx
+    .code(0x48, 0xc1, 0xe7, 0x04)                   // shl  rdi, 4
+    .code(0x4d, 0x39, 0x04, 0x39)                   // cmp  [r9 + rdi], r8
+    .rel('found', [0x0f, 0x84])                     // je   found
+    .rel('seek', [0xe9])                            // jmp  seek
+  // already pointed at its slot by us, who were killed just then?
+  .label('pointed')
+    .rel('slots', [0xe8])                           // call slots
+    .rel('out', [0x0f, 0x84])                       // jz   out
+    .rel('table', [0x4c, 0x8b, 0x0d])               // mov  r9, [table]
+    .code(0x49, 0x83, 0xc1, 0x08)                   // add  r9, 8
+    .rel('slots', [0xe8])                           // call slots
+    .rel('noSlot', [0x0f, 0x85])                    // jnz  noSlot
+    .code(0xc3)                                     // ret
+  // ZF: r10 is one of the slots of the entries at r9
+  .label('slots')
     .code(0x49, 0x8b, 0x49, 0xf8)                   // mov  rcx, [r9 - 8]
   .label('scan')
     .code(0x48, 0x83, 0xe9, 0x01)                   // sub  rcx, 1
-    .rel('noSlot', [0x0f, 0x82])                    // jb   noSlot
+    .rel('out', [0x0f, 0x82])                       // jb   out                 (ZF is clear: rcx is -1)
     .code(0x48, 0x89, 0xcf)                         // mov  rdi, rcx
     .code(0x48, 0xc1, 0xe7, 0x04)                   // shl  rdi, 4
     .code(0x49, 0x8b, 0x44, 0x39, 0x08)             // mov  rax, [r9 + rdi + 8]
@@ -101,6 +128,7 @@ function assemble(): { readonly bytes: Uint8Array; readonly handler: number; rea
     .code(0x48, 0xc1, 0xe8, 0x08)                   // shr  rax, 8
     .code(0x4c, 0x39, 0xd0)                         // cmp  rax, r10
     .rel('scan', [0x0f, 0x85])                      // jne  scan
+  .label('out')
     .code(0xc3)                                     // ret
   // an int3 (cc, or cd 03) of the program; or a breakpoint that was taken out meanwhile: back to the instruction
   .label('noSlot')
@@ -185,6 +213,7 @@ export class Carrier {
   #halves: readonly [number, number];
   #capacity = HALF;
   #next = 0;
+  #latest = 0;
 
   /**
    * `base`: CARRIER_BYTES of executable memory in the target. `mark`: whose it is. `outlived`: whoever made it is gone, and
@@ -207,6 +236,7 @@ export class Carrier {
     copy.#halves = this.#halves;
     copy.#capacity = this.#capacity;
     copy.#next = this.#next;
+    copy.#latest = this.#latest;
     copy.extra.push(...this.extra);
     return copy;
   }
@@ -258,9 +288,22 @@ export class Carrier {
     return memory.write(half, tableOf(entries)) && this.#switchTo(memory, half);
   }
 
+  /** These are breakpoints as well. False where there is no room for them: the table has to be set. */
+  add(memory: ProcessMemory, entries: readonly Carried[]): boolean {
+    if (this.outlived) return true;
+    if (this.#latest + entries.length > MOST_LATEST) return false;
+    const at = this.base + LATEST_AT;
+    return (
+      memory.write(at + 8 + this.#latest * ENTRY_BYTES, tableOf(entries).subarray(8)) &&
+      writeWord(memory, at, (this.#latest += entries.length))
+    );
+  }
+
+  /** The latest ones are in the new table as well. */
   #switchTo(memory: ProcessMemory, half: number): boolean {
     this.#next = 1 - this.#next;
-    return memory.write(this.base + HEADER.table, new Uint8Array(BigUint64Array.of(BigInt(half)).buffer));
+    this.#latest = 0;
+    return writeWord(memory, this.base + HEADER.table, half) && writeWord(memory, this.base + LATEST_AT, 0);
   }
 
   #grow(bytes: number, map: MapTable): boolean {
@@ -274,6 +317,9 @@ export class Carrier {
     return true;
   }
 }
+
+const writeWord = (memory: ProcessMemory, address: number, word: number): boolean =>
+  memory.write(address, new Uint8Array(BigUint64Array.of(BigInt(word)).buffer));
 
 function tableOf(entries: readonly Carried[]): Uint8Array {
   const words = new Uint32Array(2 + entries.length * 4);
@@ -299,11 +345,17 @@ export function readCarrier(
   const header = wordsAt(memory, base, CODE_AT);
   if (header === undefined || header[HEADER.magic / 8] !== MAGIC || header[HEADER.mark / 8] !== mark)
     return undefined;
-  const table = Number(header[HEADER.table / 8]!);
-  const count = wordsAt(memory, table, 8)?.[0];
-  const words = count === undefined ? undefined : wordsAt(memory, table + 8, Number(count) * ENTRY_BYTES);
+  const entries = entriesAt(memory, Number(header[HEADER.table / 8]!));
+  const latest = entriesAt(memory, base + LATEST_AT);
+  if (entries === undefined || latest === undefined) return undefined;
+  return { own: header.slice(HEADER.own / 8, HEADER.ours / 8), entries: [...entries, ...latest] };
+}
+
+function entriesAt(memory: ProcessMemory, at: number): Carried[] | undefined {
+  const count = wordsAt(memory, at, 8)?.[0];
+  const words = count === undefined ? undefined : wordsAt(memory, at + 8, Number(count) * ENTRY_BYTES);
   if (words === undefined) return undefined;
-  const entries = Array.from({ length: words.length / 2 }, (_, i): Carried => {
+  return Array.from({ length: words.length / 2 }, (_, i): Carried => {
     const second = words[i * 2 + 1]!;
     return {
       address: Number(words[i * 2]!),
@@ -311,7 +363,6 @@ export function readCarrier(
       original: Number(second >> 56n),
     };
   });
-  return { own: header.slice(HEADER.own / 8, HEADER.ours / 8), entries };
 }
 
 function wordsAt(memory: ProcessMemory, address: number, length: number): BigUint64Array | undefined {
