@@ -6,15 +6,11 @@
 import { functionAt, syscall, syscallWithMemory } from './ffi.js';
 import { closeFd, duplicateAbove } from './fds.js';
 import { mapRegion, type Region } from './memory.js';
-import { NR, SIG } from './numbers.js';
+import { FUTEX, NR, SIG, WAIT } from './numbers.js';
 import { check } from './syscall-error.js';
 
-const FUTEX_WAIT = 0;
-const FUTEX_WAKE = 1;
 const SIG_SETMASK = 2;
 const PR_SET_PDEATHSIG = 1;
-const WNOHANG = 1;
-const WALL = 0x4000_0000;
 const END_TRIES = 100;
 const END_PAUSE_MS = 5;
 
@@ -145,7 +141,7 @@ function stepsFor(program: Program, arena: Arena, futex: number, copies: readonl
   // Without us nobody would ever wake it, or could: every signal but SIGKILL is blocked.
   const steps: Step[] = [
     dieWithParent(SIG.kill),
-    { name: 'futex', args: [NR.futex, futex, FUTEX_WAIT, 0, 0, 0, 0], mayFail: true },
+    { name: 'futex', args: [NR.futex, futex, FUTEX.wait, 0, 0, 0, 0], mayFail: true },
     dieWithParent(0),
   ];
   // exec keeps ignored signals ignored: Node ignores SIGPIPE, which a program does not expect
@@ -199,7 +195,7 @@ export function clonePaused(program: Program): PausedChild {
       proceed: () => {
         waits = false;
         view.setInt32(16, 1, true);
-        syscall(NR.futex, futex, FUTEX_WAKE, 1);
+        syscall(NR.futex, futex, FUTEX.wake, 1);
       },
       failure: () => {
         const index = (Number(view.getBigInt64(0, true)) - region.address - stepsAt) / (WORDS_PER_STEP * 8);
@@ -226,7 +222,7 @@ export function clonePaused(program: Program): PausedChild {
 function endWaiting(pid: number): void {
   process.kill(pid, 'SIGKILL'); // a child of ours that nobody has waited for: the number cannot be another's
   const sleeper = new Int32Array(new SharedArrayBuffer(4));
-  for (let i = 0; i < END_TRIES && syscall(NR.wait4, pid, 0, WALL | WNOHANG, 0) === 0; i++)
+  for (let i = 0; i < END_TRIES && syscall(NR.wait4, pid, 0, WAIT.all | WAIT.nohang, 0) === 0; i++)
     Atomics.wait(sleeper, 0, 0, END_PAUSE_MS);
 }
 

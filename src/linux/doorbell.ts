@@ -14,7 +14,7 @@ import { statusField } from './proc-status.js';
 import { functionAt, syscall, syscallWithMemory } from './ffi.js';
 import { futexWait, futexWake } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
-import { ERRNO, NR } from './numbers.js';
+import { ERRNO, FUTEX, NR, WAIT } from './numbers.js';
 import { check } from './syscall-error.js';
 
 /** A real-time signal that neither glibc (32, 33) nor Node uses; its default action is never taken: we handle it. */
@@ -23,15 +23,10 @@ const SA_SIGINFO = 4;
 const SA_RESTORER = 0x04000000;
 const SIGEV_THREAD_ID = 4;
 const CLOCK_MONOTONIC = 1;
-const FUTEX_WAIT = 0;
-const WALL = 0x40000000;
-const WNOTHREAD = 0x20000000;
-const WNOWAIT = 0x01000000;
-const WNOHANG = 1;
 const P_PID = 1;
-const WSTOPPED = 2;
-const WEXITED = 4;
-const LOOK = WEXITED | WSTOPPED | WALL | WNOTHREAD | WNOWAIT;
+/** Events of every child of this thread: threads and processes that it traces, and those that it made. */
+const EVERY = WAIT.all | WAIT.nothread;
+const LOOK = WAIT.exited | WAIT.stopped | WAIT.nowait | EVERY;
 /** The greatest si_code of a child that has ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
 const CLD_DUMPED = 3;
 /** Words of a siginfo_t that waitid fills in. */
@@ -180,7 +175,7 @@ export class BellWait {
 
   /** An event that is already there, looked at as by `next`: the tid, 0 for none. Children of this thread only. */
   poll(): number {
-    return this.#seen(this.#wait(this.#infoAddress, this.#mute, LOOK | WNOHANG));
+    return this.#seen(this.#wait(this.#infoAddress, this.#mute, LOOK | WAIT.nohang));
   }
 
   /** An end is taken at once: who has ended has nothing left to lose. */
@@ -195,7 +190,7 @@ export class BellWait {
 
   /** Take an event that was looked at, if it is still there. */
   consume(tid: number): boolean {
-    return syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD | WNOHANG, 0) === tid;
+    return syscall(NR.wait4, tid, this.#statusAddress, EVERY | WAIT.nohang, 0) === tid;
   }
 
   /** Wait for one particular child and look at it: its tid, or minus the errno. */
@@ -206,7 +201,7 @@ export class BellWait {
 
   /** Collect one particular child, waiting for it: its tid, or minus the errno. Rings and timeouts stay for later. */
   reap(tid: number): number {
-    return this.#await(tid, () => syscall(NR.wait4, tid, this.#statusAddress, WALL | WNOTHREAD, 0));
+    return this.#await(tid, () => syscall(NR.wait4, tid, this.#statusAddress, EVERY, 0));
   }
 
   /**
@@ -230,7 +225,7 @@ export class BellWait {
   /** Whether there is something of it to take. */
   #isThere(tid: number): boolean {
     this.#info[INFO.pid] = 0;
-    syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK | WNOHANG, 0);
+    syscall(NR.waitid, P_PID, tid, this.#infoAddress, LOOK | WAIT.nohang, 0);
     return this.#info[INFO.pid] !== 0;
   }
 
@@ -252,7 +247,7 @@ export class BellWait {
       return 0;
     }
     const result = this.#wait(this.#infoAddress, this.#bellAddress, LOOK);
-    if (result === -ERRNO.ECHILD) syscall(NR.futex, this.#bellAddress, FUTEX_WAIT, 0, 0, 0, 0);
+    if (result === -ERRNO.ECHILD) syscall(NR.futex, this.#bellAddress, FUTEX.wait, 0, 0, 0, 0);
     Atomics.store(this.#words, 1, SLEEPS.no);
     return this.#seen(result);
   }

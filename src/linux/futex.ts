@@ -1,10 +1,7 @@
 /** futex(2) on memory of ours, between threads of this process. */
 import { syscall } from './ffi.js';
 import { mapRegion } from './memory.js';
-import { NR } from './numbers.js';
-
-const FUTEX_WAIT = 0;
-const FUTEX_WAKE = 1;
+import { FUTEX, NR } from './numbers.js';
 
 let timespec: { readonly address: number; readonly fields: BigInt64Array } | undefined;
 
@@ -16,9 +13,9 @@ export function futexWait(address: number, expected: number, ms: number): void {
   }
   timespec.fields[0] = BigInt(Math.floor(ms / 1000));
   timespec.fields[1] = BigInt(Math.floor((ms % 1000) * 1e6));
-  syscall(NR.futex, address, FUTEX_WAIT, expected, timespec.address);
+  syscall(NR.futex, address, FUTEX.wait, expected, timespec.address);
 }
 
 export function futexWake(address: number): void {
-  syscall(NR.futex, address, FUTEX_WAKE, 1);
+  syscall(NR.futex, address, FUTEX.wake, 1);
 }

@@ -48,6 +48,18 @@ export const ERRNO = {
   EEXIST: 17,
 } as const;
 
+/** FUTEX_*: include/uapi/linux/futex.h. */
+export const FUTEX = { wait: 0, wake: 1 } as const;
+/** Options of wait4(2) and waitid(2): include/uapi/linux/wait.h. */
+export const WAIT = {
+  nohang: 1,
+  stopped: 2,
+  exited: 4,
+  nowait: 0x0100_0000,
+  nothread: 0x2000_0000,
+  all: 0x4000_0000,
+} as const;
+
 export const PROT = { read: 1, write: 2, exec: 4 } as const;
 export const MAP = { shared: 1, private: 2, fixed: 0x10, anonymous: 0x20, fixedNoreplace: 0x100000 } as const;
 

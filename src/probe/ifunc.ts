@@ -12,7 +12,7 @@ import { ElfError, lazy } from '../elf/source.js';
 import type { ElfSymbol } from '../elf/symbols.js';
 import { IfuncSlots } from '../process/ifunc-slots.js';
 import type { CodeFile } from './code-file.js';
-import { addTo } from './multimap.js';
+import { addTo } from '../base/multimap.js';
 
 /** A function that an ifunc may stand for, and the processes in which it does. */
 export interface Implementation {

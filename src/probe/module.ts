@@ -4,7 +4,7 @@ import type { Engine, ModuleFacts, SiteChange } from '../engines/engine.js';
 import type { FileStamp } from '../process/opened-file.js';
 import type { CodeFile } from './code-file.js';
 import { changeBetween, watchFile, type FileWatch } from './file-watch.js';
-import { addTo } from './multimap.js';
+import { addTo } from '../base/multimap.js';
 import { Mutex } from './mutex.js';
 import type { Registration } from './registration.js';
 import { reportError, reportState } from './report.js';

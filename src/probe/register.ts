@@ -10,7 +10,7 @@ import { checkProcess } from '../process/check.js';
 import { resolveLibrary } from '../process/linker.js';
 import { chooseEngine, preferredEngine, refuseProcesses } from './engine-choice.js';
 import { changesByEngine, type ProbedModule } from './module.js';
-import { addTo, groupBy } from './multimap.js';
+import { addTo, groupBy } from '../base/multimap.js';
 import { runWithAll } from './mutex.js';
 import { Ifuncs } from './ifunc.js';
 import { resolvePlace, resolvePlaces, type ResolvedPlace } from './place.js';

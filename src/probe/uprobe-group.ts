@@ -1,5 +1,5 @@
 import type { Registration } from './registration.js';
-import { groupBy } from './multimap.js';
+import { groupBy } from '../base/multimap.js';
 import type { CheckedSpec } from './spec.js';
 import type { Uprobe } from './uprobe.js';
 

@@ -1,6 +1,7 @@
 /** Whether a process may be probed at all: what /proc says, before anybody touches it. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { ProcessError } from '../base/errors.js';
+import { readProc } from '../linux/proc-status.js';
 
 /** The fields of /proc/PID/status and /proc/PID/stat that matter here. */
 interface Status {
@@ -71,14 +72,6 @@ export function liveThread(pid: number): number | undefined {
 
 /** The fields of stat from the third on. The second is the name in parentheses, and may hold any byte. */
 export const statFields = (stat: string): string[] => stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-
-function readProc(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return undefined;
-  }
-}
 
 /** Our parent, its parent, and so on. Read anew each time: a parent that ends hands us to another. */
 function ancestors(): number[] {

@@ -1,5 +1,6 @@
 /** The children that a process has now. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
+import { readProc } from '../linux/proc-status.js';
 import { statFields } from './check.js';
 
 /**
@@ -39,13 +40,5 @@ function entriesOf(directory: string): string[] {
     return readdirSync(directory);
   } catch {
     return []; // it has ended
-  }
-}
-
-function readProc(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return undefined;
   }
 }

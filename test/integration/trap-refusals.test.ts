@@ -52,7 +52,7 @@ test('a thread in a system call that nothing can stop: does-not-stop, and it is 
   else
     assert.match(
       await refusedWith(workOf(program, running.pid)),
-      /^does-not-stop: .*\(state [DR].*uninterruptible/,
+      /^does-not-stop: .*\(state [DRS].*uninterruptible/,
     );
   assert.equal(await running.finish(), 'fine status 7');
 });

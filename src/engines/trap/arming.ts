@@ -6,6 +6,7 @@ import { SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError } from '../../base/errors.js';
+import { addTo } from '../../base/multimap.js';
 import type { SlotStop, SlotTemplate } from '../../arch/arch.js';
 import type { Refusal } from '../../base/errors.js';
 import { stopAt, stopBefore } from '../../arch/slot.js';
@@ -112,10 +113,7 @@ export class Arming {
     const armed = new Map<number, Arm[]>();
     for (const arm of process.space.arms.values()) {
       const id = arm.want?.site.id;
-      if (id === undefined || !asked.has(id)) continue;
-      const list = armed.get(id);
-      if (list) list.push(arm);
-      else armed.set(id, [arm]);
+      if (id !== undefined && asked.has(id)) addTo(armed, id, arm);
     }
     for (const id of asked) {
       const want = process.wants.get(id);

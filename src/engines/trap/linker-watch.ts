@@ -1,10 +1,8 @@
 /**
  * Noticing system calls of a program that concern us: breakpoints on the stubs in its libraries that load the call's number
- * and enter the kernel. They cost nothing where the call is not made.
- *
- * Noticing that a program maps or unmaps a file. Nearly all of that is done by the dynamic linker, at start-up and in
- * dlopen and dlclose, through its own two system call stubs, which load the call's number and enter the kernel:
- * breakpoints on these tell us of every mapping before an instruction in it has run, and cost nothing otherwise.
+ * and enter the kernel. They cost nothing where the call is not made. Nearly all mapping and unmapping of files is done by
+ * the dynamic linker, at start-up and in dlopen and dlclose, through two stubs of its own: so we are told of every mapping
+ * before an instruction in it has run.
  */
 import { readFileSync } from 'node:fs';
 import type { SlotTemplate } from '../../arch/arch.js';

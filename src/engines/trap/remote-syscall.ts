@@ -10,6 +10,7 @@ import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
 import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
+import { ended } from './dying.js';
 import { isGroupStop, onlyStops } from './job-control.js';
 import type { Thread } from './thread.js';
 import { PLAIN_STOP, REG, SIGINFO_BYTES, TRAP_FLAG, stopEvent, stopSignal, type Tracees } from './tracees.js';
@@ -269,8 +270,7 @@ const tooManySignals = (thread: Thread): ProcessError =>
     `thread ${thread.tid} gets signals faster than it can be stepped`,
   );
 
-const gone = (thread: Thread): ProcessError =>
-  new ProcessError('no-such-process', thread.process.pid, `process ${thread.process.pid} has ended`);
+const gone = ({ process: { pid } }: Thread): ProcessError => ended(pid);
 
 /** Neighbours as one: fewer calls. */
 function joined(

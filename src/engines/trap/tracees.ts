@@ -13,6 +13,7 @@ import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { liveThread } from '../../process/check.js';
 import { AddressSpace } from './address-space.js';
+import { isEnd } from './dying.js';
 import { REG_WORDS } from './mailbox.js';
 import { mayOweReport, Orphans, sharerOf } from './orphans.js';
 import { sharersOf, waitsForChild } from './sharers.js';
@@ -110,7 +111,7 @@ class Scratch {
   }
   /** si_addr. */
   get infoTarget(): number {
-    return Number(this.#infoFields.getBigUint64(16, true));
+    return Number(this.infoTarget64);
   }
   get infoTarget64(): bigint {
     return this.#infoFields.getBigUint64(16, true);
@@ -288,7 +289,7 @@ export class Tracees {
       else this.listener.stopped(thread, status);
     } catch (e) {
       // it has ended, or another program has, while something was done with it
-      if (!(e instanceof ProcessError) || e.code !== 'no-such-process') throw e;
+      if (!isEnd(e)) throw e;
     }
   }
 

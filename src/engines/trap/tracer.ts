@@ -7,6 +7,7 @@ import { clonePaused, type Program } from '../../linux/clone.js';
 import { SIG } from '../../linux/numbers.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
 import { ProcessError, UprobeError } from '../../base/errors.js';
+import { groupBy } from '../../base/multimap.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { NR } from '../../linux/numbers.js';
 import { TRAP_BIT, isCaught, isIgnored, signalBit } from '../../linux/signal-set.js';
@@ -281,13 +282,7 @@ export class Tracer implements StopListener {
 
   /** Calls that will not return. */
   #abandoned(calls: readonly Call[]): void {
-    const bySite = new Map<number, Call[]>();
-    for (const call of calls) {
-      const list = bySite.get(call.siteId);
-      if (list) list.push(call);
-      else bySite.set(call.siteId, [call]);
-    }
-    for (const [siteId, left] of bySite) {
+    for (const [siteId, left] of groupBy(calls, (call) => call.siteId)) {
       const { pid, trees } = left[0]!.process;
       this.answer({ kind: 'abandoned', siteId, pid, trees, calls: left.map((c) => c.id) });
     }
@@ -686,10 +681,9 @@ export class Tracer implements StopListener {
   /** The stop after one step in a slot; its siginfo is in the scratch. */
   #stepped(thread: Thread, { arm, post, traced }: Stepping): void {
     this.#arming.traps.afterStep(thread);
-    const slot = this.#hits.nextSlot;
-    const address = slot < 0 ? this.#tracees.scratch.address : this.mailbox.regsAddress(slot);
-    const regs = slot < 0 ? this.#tracees.scratch.regs : this.mailbox.regs(slot);
-    if (!ptrace.getRegs(thread.tid, address)) return;
+    const slot = this.#readRegs(thread);
+    if (slot === undefined) return;
+    const regs = this.#regsIn(slot);
     const { template } = arm;
     const ip = Number(regs[REG.ip]);
     const at = ip - arm.slot;
