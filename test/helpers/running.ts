@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { after } from 'node:test';
 
 export interface RunningProgram {
   readonly pid: number;
@@ -30,10 +29,6 @@ export async function startProgram(
   shell.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
   await until('it is ready', () => /pid \d+/.test(output) && output.includes('ready'));
   const pid = Number(/pid (\d+)/.exec(output)?.[1]);
-  after(() => {
-    // one that a test has failed over would keep its file waiting
-    if (shell.exitCode === null && shell.signalCode === null) process.kill(pid, 'SIGKILL');
-  });
   return {
     pid,
     greeting: output,

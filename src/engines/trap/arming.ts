@@ -88,10 +88,13 @@ export class Arming {
         );
       } catch (e) {
         space.isBehind = wasBehind;
-        throw e;
+        // its memory has: the process may be about to go on with another one
+        const mayGoOn = isEnd(e) && process.threads.size > 0 && performance.now() < limit;
+        if (!mayGoOn) throw e;
       } finally {
         this.tracees.thaw(space);
       }
+      this.#waitForEvents();
     }
   }
 
@@ -101,11 +104,12 @@ export class Arming {
    */
   #awaitWaking(space: AddressSpace): void {
     const limit = performance.now() + WAKING_MS;
-    const { bell } = this.tracees;
-    while (isAsleep(space) && performance.now() < limit) {
-      this.tracees.take(10);
-      this.tracees.rungMeanwhile |= bell.rung();
-    }
+    while (isAsleep(space) && performance.now() < limit) this.#waitForEvents();
+  }
+
+  #waitForEvents(): void {
+    this.tracees.take(10);
+    this.tracees.rungMeanwhile |= this.tracees.bell.rung();
   }
 
   /** Sites that stay armed: other uprobes on them change nothing in the process. */

@@ -3,13 +3,20 @@
  * whatever way; that is no failure of ours, and its end is reported by wait like any other.
  */
 import { ProcessError } from '../../base/errors.js';
-import { SIG } from '../../linux/numbers.js';
+import { ERRNO, SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
 import { signalBit, signalSet } from '../../linux/signal-set.js';
+import { SyscallError } from '../../linux/syscall-error.js';
 import type { AddressSpace } from './address-space.js';
 
 export const ended = (pid: number): ProcessError =>
   new ProcessError('no-such-process', pid, `process ${pid} has ended`);
+
+/** What opening something of a process in /proc fails with when it has ended. */
+export const isGone = (e: unknown): boolean =>
+  e instanceof SyscallError
+    ? e.errno === ERRNO.ENOENT || e.errno === ERRNO.ESRCH
+    : e instanceof Error && 'code' in e && (e.code === 'ENOENT' || e.code === 'ESRCH');
 
 export const isEnd = (e: unknown): boolean => e instanceof ProcessError && e.code === 'no-such-process';
 
@@ -24,6 +31,6 @@ export function unlessDying<T>({ pid, shownBy }: AddressSpace, change: () => T):
   try {
     return change();
   } catch (e) {
-    throw isDying(shownBy) ? ended(pid) : e;
+    throw isGone(e) || isDying(shownBy) ? ended(pid) : e;
   }
 }

@@ -13,7 +13,7 @@ import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { liveThread } from '../../process/check.js';
 import { AddressSpace } from './address-space.js';
-import { isEnd } from './dying.js';
+import { isEnd, isGone } from './dying.js';
 import { REG_WORDS } from './mailbox.js';
 import { mayOweReport, Orphans, sharerOf } from './orphans.js';
 import { sharersOf, waitsForChild } from './sharers.js';
@@ -721,10 +721,6 @@ export class Tracees {
 
 /** What it makes is probed as well. */
 const isFollowed = ({ role, trees }: Process): boolean => role !== 'leaving' && trees.length > 0;
-
-/** What opening something of a process that has ended fails with. */
-const isGone = (e: unknown): boolean =>
-  e instanceof SyscallError && (e.errno === ERRNO.ENOENT || e.errno === ERRNO.ESRCH);
 
 /** A leader that has ended is listed as long as other threads of its process live. */
 const hasEnded = (tid: number): boolean => /^[ZX]/.test(statusField(tid, 'State') ?? '');
