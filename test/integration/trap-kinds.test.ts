@@ -182,6 +182,27 @@ for (const signal of ['SIGSTOP', 'SIGTSTP', 'SIGTTIN'] as const)
     await group.unregister();
   });
 
+for (const call of ['nanosleep', 'pause', 'sigsuspend'])
+  test(
+    `signals that come while ${call} is broken off for us are delivered, and end it with EINTR`,
+    { timeout: 20_000 },
+    async () => {
+      const program = privateCopy(compileFixture('interrupted'));
+      for (const stays of [true, false]) {
+        const running = await startProgram(program, [call]);
+        await until('it waits', () => stateOf(running.pid).startsWith('S'));
+        process.kill(running.pid, 'SIGSTOP');
+        await until('it is stopped', () => stateOf(running.pid).startsWith('T'));
+        for (const signal of ['SIGUSR1', 'SIGUSR2']) process.kill(running.pid, signal); // they wait with the process
+        const probe = await registerUprobe({ pathname: program, symbol: 'work', processes: running.pid });
+        if (!stays) await probe.unregister();
+        process.kill(running.pid, 'SIGCONT');
+        assert.equal(await running.finish(), 'handled=2 broken_off=1 status 0');
+        await probe.unregister();
+      }
+    },
+  );
+
 // ---- text that moves
 
 test('text that is made writable, inaccessible, and executable again stays probed', async (t) => {

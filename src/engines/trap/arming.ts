@@ -22,11 +22,12 @@ import { linkerStubs, signalStubs } from './linker-watch.js';
 import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
 import { leaveSlot, translateInfo } from './slot-exit.js';
-import { IDLE, type Process, type Thread } from './thread.js';
+import { IDLE, type HeldSignal, type Process, type Thread } from './thread.js';
 import {
   PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
+  SI_KERNEL,
   TRAP_FLAG,
   USER_IP,
   signalStop,
@@ -38,8 +39,6 @@ import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
-/** si_code of SIGTRAP: a breakpoint instruction; a step. */
-export const SI_KERNEL = 0x80;
 export const TRAP_TRACE = 2;
 /** The end of a system call that was stepped over; int1. */
 export const TRAP_BRKPT = 1;
@@ -475,7 +474,7 @@ export class Arming {
   /** To the stop of a signal that is known to be queued: it is there before the thread runs. */
   #letOut(thread: Thread, beforeTaken: () => void = () => undefined): void {
     const { bell } = this.tracees;
-    thread.leftGroupStop ||= thread.pending !== undefined && isGroupStop(thread.pending);
+    thread.stopsAgain ||= thread.pending !== undefined && isGroupStop(thread.pending);
     if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
     const { status } = bell;
     if (this.tracees.isTheEnd(thread, status)) {
@@ -559,6 +558,15 @@ export class Arming {
     return this.#queued(thread, (signal, code) => signal === SIG.trap && code === TRAP_BRKPT);
   }
 
+  /** A signal that was held, for a thread that is about to go on; it is in a stop then in which it can get it. */
+  takeHeld(thread: Thread): HeldSignal | undefined {
+    if (thread.held.length === 0) return undefined;
+    if (!this.tracees.isAtSignal(thread)) this.#remote.toSignalStop(thread);
+    const first = thread.held.shift();
+    if (thread.held.length > 0) thread.stopsAgain = true;
+    return first;
+  }
+
   /** Let one stopped thread of a process that is being left go, in whichever stop it is. */
   leave(thread: Thread): void {
     const { space } = thread.process;
@@ -575,11 +583,16 @@ export class Arming {
       }
     }
     this.restoreMask(thread);
-    this.tracees.release(thread, this.#dueSignal(thread));
+    try {
+      if (thread.held.length > 1) this.#deliverNow(thread);
+      this.tracees.release(thread, this.#dueSignal(thread));
+    } catch (e) {
+      if (!isEnd(e)) throw e;
+    }
   }
 
   #dueSignal(thread: Thread): number {
-    const held = thread.held.shift();
+    const held = this.takeHeld(thread);
     if (held !== undefined) {
       this.tracees.setInfo(thread, held.info);
       thread.savedInfo = undefined;

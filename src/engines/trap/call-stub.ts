@@ -19,11 +19,6 @@ const STUB_BYTES = BLOCK_AT + (NUMBERS.length + 1) * 8;
 /** Kept free of ours between the vDSO's own end and the code. */
 const MARGIN = 16;
 
-/** What the kernel leaves in rax of a system call that it will make again (include/linux/errno.h). */
-const RESTARTS: ReadonlySet<bigint> = new Set([-512n, -513n, -514n]);
-const RESTART_BLOCK = -516n;
-const NR_RESTART = 219n;
-
 export interface CallStub {
   /** The `syscall` instruction. */
   readonly at: number;
@@ -68,21 +63,6 @@ export function plantStub(memory: ProcessMemory, maps: readonly Mapping[]): Call
 /** Zeros again. No thread may be inside. */
 export function uprootStub(memory: ProcessMemory, stub: CallStub | undefined): void {
   if (stub?.heals === true) memory.write(stub.at, new Uint8Array(STUB_BYTES));
-}
-
-/** No system call to restart: entry_64.S leaves -1 outside of one, and signal.c looks at it. */
-export const NO_CALL = 0xffff_ffff_ffff_ffffn;
-
-/** As the kernel lets a thread go on that no signal comes to: a system call that was interrupted is made again. */
-export function restarted(regs: BigUint64Array): BigUint64Array {
-  const result = BigInt.asIntN(64, regs[REG.ax]!);
-  const words = regs.slice();
-  words[REG.origAx] = NO_CALL;
-  const inCall = BigInt.asIntN(64, regs[REG.origAx]!) >= 0n;
-  if (!inCall || !(RESTARTS.has(result) || result === RESTART_BLOCK)) return words;
-  words[REG.ax] = result === RESTART_BLOCK ? NR_RESTART : regs[REG.origAx]!;
-  words[REG.ip] = regs[REG.ip]! - BigInt(SYSCALL_BYTES);
-  return words;
 }
 
 /** The registers that the thread gets back by itself. */

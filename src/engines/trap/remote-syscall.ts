@@ -9,12 +9,14 @@ import { TRAP_BIT } from '../../linux/signal-set.js';
 import { OPTION, ptrace } from '../../linux/ptrace.js';
 import type { Mapping } from '../../process/maps.js';
 import { REACH, type AddressSpace } from './address-space.js';
-import { NO_CALL, SYSCALL_BYTES, keepRegisters, restarted, plantStub, type CallStub } from './call-stub.js';
+import { NO_CALL, isBrokenOff, restarted } from './broken-off.js';
+import { SYSCALL_BYTES, keepRegisters, plantStub, type CallStub } from './call-stub.js';
 import { ended } from './dying.js';
 import { isGroupStop, onlyStops } from './job-control.js';
 import type { Thread } from './thread.js';
 import { PLAIN_STOP, REG, SIGINFO_BYTES, TRAP_FLAG, stopEvent, stopSignal, type Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
+import { REG_WORDS } from './mailbox.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);
 const PAGE = 4096;
@@ -26,6 +28,7 @@ const MAX_STOPS = 256;
 
 export class RemoteSyscalls {
   readonly #saved = mapRegion(PAGE);
+  readonly #savedRegs = new BigUint64Array(this.#saved.bytes.buffer, 0, REG_WORDS);
   constructor(private readonly tracees: Tracees) {}
 
   /** A system call by `thread`, which must be stopped and not in vfork: its result, or minus the errno. */
@@ -35,7 +38,7 @@ export class RemoteSyscalls {
     if (thread.savedInfo !== undefined || thread.held.length > 0) return this.#callStepping(thread, nr, args);
     const result = this.#callThrough(thread, nr, args);
     // only a stop for a signal can be left with a signal: those that came meanwhile would lose their siginfo
-    if (thread.held.length > 0) this.#callStepping(thread, NR.gettid, []);
+    if (thread.held.length > 0) this.toSignalStop(thread);
     return result;
   }
 
@@ -45,7 +48,9 @@ export class RemoteSyscalls {
    */
   #callThrough(thread: Thread, nr: number, args: readonly number[]): number {
     const { scratch } = this.tracees;
-    this.#prepare(thread, nr, args, restarted);
+    this.#prepare(thread, nr, args);
+    // from a stop at a system call the kernel does not go on to decide what becomes of the other one
+    thread.stopsAgain ||= isBrokenOff(this.#savedRegs);
     this.#toSystemCall(thread);
     this.#toSystemCall(thread);
     const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
@@ -53,30 +58,30 @@ export class RemoteSyscalls {
     return result;
   }
 
+  /** To a stop before the delivery of a signal, registers as they are. */
+  toSignalStop(thread: Thread): void {
+    if (thread.inCall) this.#finishCall(thread);
+    this.#callStepping(thread, NR.gettid, []);
+  }
+
   /** A step: the thread stays in the stop for a signal that it is in. */
   #callStepping(thread: Thread, nr: number, args: readonly number[]): number {
     const { scratch } = this.tracees;
-    const stub = this.#prepare(thread, nr, args, (regs) => regs);
+    const stub = this.#prepare(thread, nr, args);
     this.#stepTo(thread, stub.at + SYSCALL_BYTES);
     const result = Number(BigInt.asIntN(64, scratch.regs[REG.ax]!));
     ptrace.setRegs(thread.tid, this.#saved.address);
     return result;
   }
 
-  /** Registers for the call; what the thread shall have after it is in `#saved`, as `keep` makes it of what it has. */
-  #prepare(
-    thread: Thread,
-    nr: number,
-    args: readonly number[],
-    keep: (regs: BigUint64Array) => BigUint64Array,
-  ): CallStub {
+  /** Registers for the call; those that the thread has are in `#saved`. */
+  #prepare(thread: Thread, nr: number, args: readonly number[]): CallStub {
     const { scratch } = this.tracees;
     const { space } = thread.process;
     const stub = (space.callStub ??= this.#findStub(space));
     if (!ptrace.getRegs(thread.tid, this.#saved.address)) throw gone(thread);
-    const saved = new BigUint64Array(this.#saved.bytes.buffer, 0, scratch.regs.length);
+    const saved = this.#savedRegs;
     keepRegisters(space.memory, stub, restarted(saved));
-    saved.set(keep(saved));
     scratch.regs.set(saved);
     const fields = [REG.di, REG.si, REG.dx, REG.r10, REG.r8, REG.r9];
     fields.forEach((reg, i) => (scratch.regs[reg] = BigInt.asUintN(64, BigInt(args[i] ?? 0))));
@@ -115,7 +120,7 @@ export class RemoteSyscalls {
     if (this.tracees.isTheEnd(thread, status)) throw gone(thread);
     if (!ptrace.getRegs(thread.tid, scratch.address)) throw gone(thread);
     if (stopEvent(status) !== 0) thread.interrupted = false;
-    thread.leftGroupStop ||= isGroupStop(status);
+    thread.stopsAgain ||= isGroupStop(status);
     return status;
   }
 

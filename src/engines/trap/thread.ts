@@ -1,5 +1,6 @@
 /** One traced thread, and one process as the tracer sees it. State only: the other files make them move. */
 import type { AddressSpace, Arm } from './address-space.js';
+import type { BrokenOff } from './broken-off.js';
 import type { Call } from './calls.js';
 import type { Action } from './carrier.js';
 import type { Want } from './wants.js';
@@ -62,6 +63,11 @@ export class Thread {
   retried: { readonly arm: Arm; times: number } | undefined;
   /** Stopped inside a system call (fork, exec), whose result is not in its registers yet. */
   inCall = false;
+  /**
+   * Stopped for us in a system call, which it makes again. Where that has a breakpoint this takes long enough for signals to come,
+   * and they must find it in the call.
+   */
+  brokenOff: BrokenOff | undefined;
   /** It blocks SIGTRAP, as far as it has been seen to do so. */
   blocksTrap = false;
   /** At its last hit it blocked SIGTRAP, which that hit has unblocked: the mask it had. */
@@ -72,8 +78,11 @@ export class Thread {
   inVfork = false;
   /** An interrupt was asked for and its stop has not been seen. */
   interrupted = false;
-  /** It was made to do something for us out of group-stop: it goes back there, if that still holds, before it goes on. */
-  leftGroupStop = false;
+  /**
+   * It was made to do something for us out of a stop that only the kernel can bring it back to (group-stop, a system call that
+   * was broken off): there is another stop before it goes on.
+   */
+  stopsAgain = false;
   /** The leader of a process has ended while other threads go on: it stops no more, and is reported with the last of them. */
   isZombie = false;
 

@@ -47,6 +47,8 @@ const FIRST_LOOK_MS = 5;
 /** How long one instruction may take while all other threads wait for it, ms. */
 const STEP_TIMEOUT = 1000;
 const FEW = 8;
+/** The kernel has raised the signal; the greatest si_code of any (include/uapi/asm-generic/siginfo.h). */
+export const SI_KERNEL = 0x80;
 /** Events that are reported from inside a system call. */
 const IN_CALL: ReadonlySet<number> = new Set([
   EVENT.fork,
@@ -442,7 +444,8 @@ export class Tracees {
     reported.inMappingCall = false;
     reported.pending = undefined;
     reported.inVfork = false;
-    reported.leftGroupStop = false;
+    reported.stopsAgain = false;
+    reported.brokenOff = undefined;
     reported.savedMask = undefined;
     reported.trapMask = undefined;
     if (old.threads.size === 0) old.close();
@@ -604,7 +607,7 @@ export class Tracees {
   /** Resume. `signal`: delivered now, where the thread is in the stop before its delivery. */
   resume(thread: Thread, signal = 0): void {
     if (this.#keptStopped(thread, signal)) return;
-    this.#backToGroupStop(thread);
+    this.#stopAgain(thread);
     if (signal !== 0 && thread.savedInfo !== undefined) this.setInfo(thread, thread.savedInfo);
     thread.savedInfo = undefined;
     thread.running = true;
@@ -619,7 +622,7 @@ export class Tracees {
       space.frozen === 0 &&
       !space.traceSyscalls &&
       !thread.inMappingCall &&
-      !thread.leftGroupStop &&
+      !thread.stopsAgain &&
       thread.activity.kind === 'none'
     ) {
       thread.savedInfo = undefined;
@@ -639,22 +642,26 @@ export class Tracees {
 
   step(thread: Thread): void {
     if (this.#keptStopped(thread)) return;
-    this.#backToGroupStop(thread);
+    this.#stopAgain(thread);
     thread.savedInfo = undefined;
     thread.running = true;
     ptrace.step(thread.tid, 0);
   }
 
-  /** An interrupt of a stopped thread is seen to before it runs; its stop says whether the process is in group-stop. */
-  #backToGroupStop(thread: Thread): void {
-    if (!thread.leftGroupStop) return;
-    thread.leftGroupStop = false;
+  /**
+   * An interrupt of a stopped thread is seen to before it runs. Its stop says whether the process is in group-stop, and behind it
+   * the kernel sees to a system call that was broken off, with a signal that has come meanwhile or without
+   * (arch/x86/kernel/signal.c, arch_do_signal_or_restart).
+   */
+  #stopAgain(thread: Thread): void {
+    if (!thread.stopsAgain) return;
+    thread.stopsAgain = false;
     thread.interrupted = ptrace.interruptIfThere(thread.tid);
   }
 
   /** Resume with a signal that stops the process. Whether or not SIGCONT was quicker, there is a stop before it runs. */
   stop(thread: Thread, signal: number): void {
-    thread.leftGroupStop = true;
+    thread.stopsAgain = true;
     this.resume(thread, signal);
   }
 
@@ -674,13 +681,23 @@ export class Tracees {
   }
 
   /**
-   * In group-stop: stay stopped, and tell us of SIGCONT. A thread that was made to do something for us meanwhile is not in
-   * that stop any more (EIO): it is sent back into it, and will be reported once more.
+   * In group-stop: stay stopped, and tell us of SIGCONT. False: a thread that was made to do something for us meanwhile is not in
+   * that stop any more (EIO). It comes back into it, and is reported once more, when it goes on.
    */
-  listen(thread: Thread): void {
-    thread.leftGroupStop = !ptrace.listen(thread.tid);
-    if (thread.leftGroupStop) this.resume(thread);
-    else thread.running = true;
+  listen(thread: Thread): boolean {
+    thread.running = ptrace.listen(thread.tid);
+    if (!thread.running) thread.stopsAgain = true;
+    return thread.running;
+  }
+
+  /**
+   * The thread is in the stop before the delivery of a signal (ptrace(2), signal-delivery-stop): it can be resumed with any. In
+   * others the kernel leaves its own mark in si_code (kernel/signal.c, ptrace_notify): SIGTRAP, and the event above it.
+   */
+  isAtSignal(thread: Thread): boolean {
+    if (!ptrace.getSigInfo(thread.tid, this.scratch.infoAddress)) return false;
+    const { infoCode, infoSignal } = this.scratch;
+    return infoCode <= SI_KERNEL && !(infoSignal === SIG.trap && infoCode === SIG.trap);
   }
 
   /** Let one stopped thread go for good. */

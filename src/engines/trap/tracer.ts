@@ -15,7 +15,8 @@ import type { SlotStop } from '../../arch/arch.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
 import type { AddressSpace, Arm, WatchedCall } from './address-space.js';
-import { Arming, FAULTS, SI_KERNEL, TRAP_BRKPT, TRAP_TRACE } from './arming.js';
+import { breakOffAgain, brokenOffCall, isBrokenOff, mayEnd, type BrokenOff } from './broken-off.js';
+import { Arming, FAULTS, TRAP_BRKPT, TRAP_TRACE } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
@@ -35,6 +36,7 @@ import {
   PLAIN_STOP,
   REG,
   SIGINFO_BYTES,
+  SI_KERNEL,
   TRAP_FLAG,
   USER_IP,
   Tracees,
@@ -51,9 +53,6 @@ const SYSCALL_STOP = SIG.trap | 0x80;
 const ALL_BUT_FAULTS = [...FAULTS].reduce((mask, s) => mask & ~signalBit(s), 0xffff_ffff_ffff_ffffn);
 /** Signals whose default is to be ignored (signal(7)): CHLD, CONT, URG, WINCH. */
 const IGNORED_BY_DEFAULT: ReadonlySet<number> = new Set([SIG.chld, 18, 23, 28]);
-/** ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h): a system call that a signal broke off. */
-const RESTARTS: ReadonlySet<bigint> = new Set([-512n, -513n, -514n, -516n]);
-const ALWAYS_RESTARTS = -513n;
 const PROT_EXEC = 4n;
 /** How long to look for a reply before going to sleep, ms, where another CPU can make it: a wake-up costs as much. */
 const SPIN_MS = 0.05;
@@ -262,8 +261,11 @@ export class Tracer implements StopListener {
     }
     if (thread.process.space.isBehind && thread.process.space.frozen === 0)
       return this.#rearm(thread, thread.process.space, status);
-    if (isGroupStop(status)) return this.#tracees.listen(thread);
-    if (event !== 0) return this.#goOn(thread);
+    if (isGroupStop(status)) return this.#tracees.listen(thread) ? undefined : this.#goOn(thread);
+    if (event !== 0) {
+      this.#noteCall(thread, event);
+      return this.#goOn(thread);
+    }
     if (signal === SYSCALL_STOP) return this.#systemCall(thread);
     if (signal === SIG.trap) return this.#trapped(thread);
     this.#signalled(thread, signal);
@@ -340,10 +342,22 @@ export class Tracer implements StopListener {
     else this.answer({ kind: 'exited', pid, code: null, signal: status & 0x7f });
   }
 
+  /** A thread goes on after a stop that was asked for: what it was in the middle of. */
+  #noteCall(thread: Thread, event: number): void {
+    const known = thread.brokenOff;
+    thread.brokenOff = undefined;
+    const { regs, address } = this.#tracees.scratch;
+    const { arms } = thread.process.space;
+    if (event !== EVENT.stop || arms.size === 0 || !ptrace.getRegs(thread.tid, address)) return;
+    const call = brokenOffCall(regs);
+    if (call !== undefined) thread.brokenOff = arms.has(call.at) ? call : undefined;
+    else if (known?.at === Number(regs[REG.ip])) thread.brokenOff = known; // put back before the call
+  }
+
   /** Resume: with the step it is in the middle of, or with a signal that was held, if there is one. */
   #goOn(thread: Thread): void {
     if (thread.activity.kind === 'stepping') return this.#step(thread, thread.activity);
-    const held = thread.held.shift();
+    const held = this.#arming.takeHeld(thread);
     if (held === undefined) return this.#tracees.resume(thread);
     thread.savedInfo = held.info;
     this.#resumeWith(thread, held.signal);
@@ -517,6 +531,7 @@ export class Tracer implements StopListener {
     const regs = this.#regsIn(slot);
     // what the handlers see is the place itself, not the byte behind the breakpoint
     regs[REG.ip] = BigInt(arm.address);
+    if (thread.brokenOff?.at !== arm.address) thread.brokenOff = undefined;
     if (arm.returns === undefined) return this.#arrived(thread, arm, slot);
     this.#returned(thread, arm, this.#returns.returned(arm, thread.process.space, regs), slot);
   }
@@ -690,7 +705,8 @@ export class Tracer implements StopListener {
     const inside = at >= 0 && at < template.code.length;
     const stop = inside ? stopAt(template, at) : undefined;
     const isRound = traced && stop?.resume === 0; // of a rep prefix
-    if (inside && !isRound && (stop?.resume !== template.length || isBrokenOff(arm, regs)))
+    const brokenOff = template.entersKernel === true && isBrokenOff(regs);
+    if (inside && !isRound && (stop?.resume !== template.length || brokenOff))
       return this.#tracees.step(thread);
     const end = inside ? addressAt(arm, stop) : ip;
     regs[REG.ip] = BigInt(end);
@@ -748,10 +764,14 @@ export class Tracer implements StopListener {
   #signalled(thread: Thread, signal: number): void {
     const { space } = thread.process;
     const { scratch } = this.#tracees;
+    const call = thread.brokenOff;
+    thread.brokenOff = undefined;
     if (space.arms.size === 0 && space.areas.length === 0) return this.#deliver(thread, signal);
     if (!ptrace.getRegs(thread.tid, scratch.address)) return;
     const ip = Number(scratch.regs[REG.ip]);
     const inside = space.inSlot(ip) ?? inPlaceAt(thread, ip);
+    if (call !== undefined && call.at === (inside?.at === 0 ? inside.arm.address : ip))
+      return this.#signalledBefore(thread, call, signal);
     if (inside === undefined) return this.#deliver(thread, signal);
     if (onlyStops(thread.tid, signal)) return this.#tracees.stop(thread, signal);
     const { arm, at } = inside;
@@ -805,16 +825,38 @@ export class Tracer implements StopListener {
    */
   #signalledAtSyscall(thread: Thread, arm: Arm, stop: SlotStop, signal: number): void {
     const { regs } = this.#tracees.scratch;
-    const brokenOff = stop.resume !== 0 && isBrokenOff(arm, regs);
-    // no handler will run, and the kernel makes the call anew where the thread is
-    if (brokenOff && doesNothing(thread, signal)) return this.#resumeInSlot(thread, signal);
-    const { activity } = thread;
-    const mayEnd = brokenOff && BigInt.asIntN(64, regs[REG.ax]!) !== ALWAYS_RESTARTS;
-    if (mayEnd && activity.kind === 'stepping' && activity.post && arm.want !== undefined)
-      this.#report1(arm.want.site.id, thread, 'post', 'a signal broke the system call off');
+    const brokenOff = stop.resume !== 0 && isBrokenOff(regs);
+    // no handler will run, and the call is made where the thread is
+    if ((brokenOff || stop.resume === 0) && doesNothing(thread, signal))
+      return this.#resumeInSlot(thread, signal);
+    if (brokenOff) this.#missPost(thread, regs);
     leaveSlot(this.#tracees, thread, arm, stop);
     this.#arming.restoreMask(thread);
     this.#deliver(thread, signal);
+  }
+
+  /** A system call was to be made again when the signal came. */
+  #signalledBefore(thread: Thread, call: BrokenOff, signal: number): void {
+    if (doesNothing(thread, signal) || onlyStops(thread.tid, signal)) {
+      thread.brokenOff = call;
+      if (doesNothing(thread, signal)) this.#resumeInSlot(thread, signal);
+      else this.#tracees.stop(thread, signal);
+      return;
+    }
+    const { regs, address } = this.#tracees.scratch;
+    breakOffAgain(regs, call);
+    ptrace.setRegs(thread.tid, address);
+    this.#missPost(thread, regs);
+    this.#arming.restoreMask(thread);
+    this.#deliver(thread, signal);
+  }
+
+  /** Nobody will see the end of a system call that is broken off for a handler. */
+  #missPost(thread: Thread, regs: BigUint64Array): void {
+    const { activity } = thread;
+    const site = activity.kind === 'stepping' && activity.post ? activity.arm.want?.site : undefined;
+    if (site !== undefined && mayEnd(regs))
+      this.#report1(site.id, thread, 'post', 'a signal broke the system call off');
   }
 
   #resumeInSlot(thread: Thread, signal: number): void {
@@ -947,12 +989,6 @@ function inPlaceAt({ activity }: Thread, ip: number): { readonly arm: Arm; reado
     return undefined;
   return { arm: activity.arm, at: 0 };
 }
-
-/** A signal has broken the system call off that the thread is in: it may be made anew (arch/x86/kernel/signal.c). */
-const isBrokenOff = ({ template }: Arm, regs: BigUint64Array): boolean =>
-  template.entersKernel === true &&
-  BigInt.asIntN(64, regs[REG.origAx]!) >= 0n &&
-  RESTARTS.has(BigInt.asIntN(64, regs[REG.ax]!));
 
 /** Whether a signal will do nothing at all to a thread (a traced one is told of it all the same). */
 const doesNothing = ({ tid }: Thread, signal: number): boolean =>
