@@ -5,6 +5,9 @@
 import { SIG } from '../../linux/numbers.js';
 import { statusField } from '../../linux/proc-status.js';
 import { EVENT, ptrace } from '../../linux/ptrace.js';
+import { SIGINFO_BYTES, SI_KERNEL, TRAP_BRKPT, TRAP_TRACE } from '../../linux/siginfo.js';
+import { REG, TRAP_FLAG, USER_IP } from '../../linux/user-regs.js';
+import { PLAIN_STOP, signalStop, stopEvent, stopSignal } from '../../linux/wait-status.js';
 import { ProcessError } from '../../base/errors.js';
 import { addTo } from '../../base/multimap.js';
 import type { SlotStop, SlotTemplate } from '../../arch/arch.js';
@@ -23,25 +26,11 @@ import { RemoteSyscalls } from './remote-syscall.js';
 import { TrapActions } from './sigtrap.js';
 import { leaveSlot, translateInfo } from './slot-exit.js';
 import { IDLE, type HeldSignal, type Process, type Thread } from './thread.js';
-import {
-  PLAIN_STOP,
-  REG,
-  SIGINFO_BYTES,
-  SI_KERNEL,
-  TRAP_FLAG,
-  USER_IP,
-  signalStop,
-  stopEvent,
-  stopSignal,
-  type Tracees,
-} from './tracees.js';
+import type { Tracees } from './tracees.js';
 import type { Want } from './wants.js';
 
 /** How far down one slot a thread may be stepped to a defined place. */
 const MAX_STEPS = 4;
-export const TRAP_TRACE = 2;
-/** The end of a system call that was stepped over; int1. */
-export const TRAP_BRKPT = 1;
 /** What an instruction may raise. */
 export const FAULTS: ReadonlySet<number> = new Set([SIG.ill, SIG.trap, SIG.bus, SIG.fpe, SIG.segv, SIG.sys]);
 /** How long a parent may take to come out of vfork when its child has left its memory, ms. */

@@ -2,7 +2,7 @@
  * System calls that a stop or a signal has broken off. What becomes of one is decided when its thread goes on
  * (arch/x86/kernel/signal.c, arch_do_signal_or_restart): it is made again, or ends with EINTR when a handler runs.
  */
-import { REG } from './tracees.js';
+import { REG } from '../../linux/user-regs.js';
 
 /** What the kernel leaves in rax meanwhile (include/linux/errno.h). */
 const ERESTARTSYS = -512n;

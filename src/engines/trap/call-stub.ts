@@ -7,8 +7,8 @@
  * once written, and nothing has to be mapped first. Where there is no room, any `syscall` instruction serves, unguarded.
  */
 import type { ProcessMemory } from '../../linux/process-memory.js';
+import { REG } from '../../linux/user-regs.js';
 import type { Mapping } from '../../process/maps.js';
-import { REG } from './tracees.js';
 
 const SYSCALL = [0x0f, 0x05] as const;
 export const SYSCALL_BYTES = SYSCALL.length;

@@ -3,9 +3,10 @@
  * it, and every other thread of the address space stands still until it is back. What came of the step is reported like
  * any other stop when they go on.
  */
+import { PLAIN_STOP } from '../../linux/wait-status.js';
 import type { Arm } from './address-space.js';
 import type { Thread } from './thread.js';
-import { PLAIN_STOP, type Tracees } from './tracees.js';
+import { type Tracees } from './tracees.js';
 
 export function stepInPlace(tracees: Tracees, thread: Thread, arm: Arm): void {
   const { space } = thread.process;

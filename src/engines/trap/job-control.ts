@@ -5,11 +5,12 @@
 import { SIG } from '../../linux/numbers.js';
 import { isCaught, isIgnored } from '../../linux/signal-set.js';
 import { EVENT } from '../../linux/ptrace.js';
+import { stopEvent, stopSignal } from '../../linux/wait-status.js';
 
 const STOPS: ReadonlySet<number> = new Set([SIG.stop, SIG.tstp, SIG.ttin, SIG.ttou]);
 
 export const isGroupStop = (status: number): boolean =>
-  status >>> 16 === EVENT.stop && STOPS.has((status >>> 8) & 0xff);
+  stopEvent(status) === EVENT.stop && STOPS.has(stopSignal(status));
 
 /**
  * A signal that runs nothing in the program. It must not be held: SIGCONT takes one back that has not stopped the process yet,

@@ -14,8 +14,11 @@ import { SYSCALL_BYTES, keepRegisters, plantStub, type CallStub } from './call-s
 import { ended } from './dying.js';
 import { isGroupStop, onlyStops } from './job-control.js';
 import type { Thread } from './thread.js';
-import { PLAIN_STOP, REG, SIGINFO_BYTES, TRAP_FLAG, stopEvent, stopSignal, type Tracees } from './tracees.js';
+import type { Tracees } from './tracees.js';
 import { mapRegion } from '../../linux/memory.js';
+import { SIGINFO_BYTES } from '../../linux/siginfo.js';
+import { REG, TRAP_FLAG } from '../../linux/user-regs.js';
+import { PLAIN_STOP, stopEvent, stopSignal } from '../../linux/wait-status.js';
 import { REG_WORDS } from './mailbox.js';
 
 const SYSCALL_INSTRUCTION = Uint8Array.of(0x0f, 0x05);

@@ -3,6 +3,7 @@
  * breakpoint there, and the stack pointer, tell when it has. The stack itself is not touched, so exceptions, longjmp and
  * backtraces find it as it is. A breakpoint stays, for the next call from the same place, as long as the function is probed.
  */
+import { REG } from '../../linux/user-regs.js';
 import { asAddress } from '../../base/address.js';
 import type { Displaced } from '../../arch/arch.js';
 import { LONGEST_CALL } from '../../arch/x64/return-address.js';
@@ -12,7 +13,6 @@ import type { AddressSpace, Arm } from './address-space.js';
 import type { Arming } from './arming.js';
 import type { Call } from './calls.js';
 import { ARGS } from './mailbox.js';
-import { REG } from './tracees.js';
 import type { Thread } from './thread.js';
 import type { Want } from './wants.js';
 

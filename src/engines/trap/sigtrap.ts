@@ -5,12 +5,15 @@
 import { ERRNO, MAP, NR, PROT, SIG } from '../../linux/numbers.js';
 import { ptrace } from '../../linux/ptrace.js';
 import { TRAP_BIT, isCaught, isIgnored, signalBit, signalSet } from '../../linux/signal-set.js';
+import { SIGINFO_BYTES } from '../../linux/siginfo.js';
+import { REG } from '../../linux/user-regs.js';
+import { PLAIN_STOP } from '../../linux/wait-status.js';
 import type { AddressSpace } from './address-space.js';
 import { Carrier, SIG_DFL, SIG_IGN, UC_MASK, type Action } from './carrier.js';
 import type { RemoteSyscalls } from './remote-syscall.js';
 import type { Ledger } from './ledger.js';
 import type { Process, Thread } from './thread.js';
-import { PLAIN_STOP, REG, SIGINFO_BYTES, type Tracees } from './tracees.js';
+import type { Tracees } from './tracees.js';
 
 const PAGE = 4096;
 const ACTION_BYTES = 32;

@@ -5,9 +5,10 @@
 import type { SlotStop } from '../../arch/arch.js';
 import { stopBefore } from '../../arch/slot.js';
 import { ptrace } from '../../linux/ptrace.js';
+import { REG, TRAP_FLAG, USER_IP } from '../../linux/user-regs.js';
 import type { Arm } from './address-space.js';
 import type { Thread } from './thread.js';
-import { REG, TRAP_FLAG, USER_IP, type Tracees } from './tracees.js';
+import type { Tracees } from './tracees.js';
 
 const userOffset = (register: number): number => register * 8;
 

@@ -11,6 +11,9 @@ import { shareMemory } from '../../linux/kcmp.js';
 import { statusField } from '../../linux/proc-status.js';
 import { EVENT, OPTION, ptrace } from '../../linux/ptrace.js';
 import { SyscallError } from '../../linux/syscall-error.js';
+import { SIGINFO_BYTES, SI_KERNEL } from '../../linux/siginfo.js';
+import { REG, USER_IP } from '../../linux/user-regs.js';
+import { PLAIN_STOP, exited, killed, signalStop, stopEvent } from '../../linux/wait-status.js';
 import { liveThread } from '../../process/check.js';
 import { AddressSpace } from './address-space.js';
 import { isEnd, isGone } from './dying.js';
@@ -18,24 +21,6 @@ import { REG_WORDS } from './mailbox.js';
 import { mayOweReport, Orphans, sharerOf } from './orphans.js';
 import { sharersOf, waitsForChild } from './sharers.js';
 import { IDLE, Process, Thread, type Role } from './thread.js';
-
-/** Indices into the kernel's user_regs_struct (arch/x86/include/asm/user_64.h), in 64-bit words. */
-export const REG = {
-  r11: 6,
-  r10: 7,
-  r9: 8,
-  r8: 9,
-  ax: 10,
-  cx: 11,
-  dx: 12,
-  si: 13,
-  di: 14,
-  origAx: 15,
-  ip: 16,
-  flags: 18,
-  sp: 19,
-} as const;
-export const SIGINFO_BYTES = 128;
 
 const OPTIONS = OPTION.sysgood | OPTION.fork | OPTION.vfork | OPTION.clone | OPTION.exec | OPTION.vforkDone;
 const CLONE_VM = 0x100n;
@@ -47,8 +32,6 @@ const FIRST_LOOK_MS = 5;
 /** How long one instruction may take while all other threads wait for it, ms. */
 const STEP_TIMEOUT = 1000;
 const FEW = 8;
-/** The kernel has raised the signal; the greatest si_code of any (include/uapi/asm-generic/siginfo.h). */
-export const SI_KERNEL = 0x80;
 /** Events that are reported from inside a system call. */
 const IN_CALL: ReadonlySet<number> = new Set([
   EVENT.fork,
@@ -128,20 +111,6 @@ class Scratch {
     return this.address + 1024;
   }
 }
-
-/** Offsets in struct user, for PTRACE_POKEUSER. */
-export const USER_IP = REG.ip * 8;
-/** TF in the flags: the processor traps after the next instruction. */
-export const TRAP_FLAG = 0x100n;
-
-export const exited = (status: number): boolean => (status & 0x7f) === 0;
-export const killed = (status: number): boolean => (status & 0x7f) !== 0 && (status & 0xff) !== 0x7f;
-export const stopSignal = (status: number): number => (status >>> 8) & 0xff;
-export const stopEvent = (status: number): number => status >>> 16;
-/** The stop before the delivery of a signal. */
-export const signalStop = (signal: number): number => (signal << 8) | 0x7f;
-/** A stop that means nothing but "go on": as after an interrupt. */
-export const PLAIN_STOP = (EVENT.stop << 16) | (SIG.trap << 8) | 0x7f;
 
 export class Tracees {
   readonly threads = new Map<number, Thread>();

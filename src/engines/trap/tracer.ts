@@ -11,12 +11,15 @@ import { groupBy } from '../../base/multimap.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { NR } from '../../linux/numbers.js';
 import { TRAP_BIT, isCaught, isIgnored, signalBit } from '../../linux/signal-set.js';
+import { SIGINFO_BYTES, SI_KERNEL, TRAP_BRKPT, TRAP_TRACE } from '../../linux/siginfo.js';
+import { REG, TRAP_FLAG, USER_IP } from '../../linux/user-regs.js';
+import { PLAIN_STOP, exited, killed, stopEvent, stopSignal } from '../../linux/wait-status.js';
 import type { SlotStop } from '../../arch/arch.js';
 import { stopAt } from '../../arch/slot.js';
 import type { ArmReport, Phase } from '../engine.js';
 import type { AddressSpace, Arm, WatchedCall } from './address-space.js';
 import { breakOffAgain, brokenOffCall, isBrokenOff, mayEnd, type BrokenOff } from './broken-off.js';
-import { Arming, FAULTS, TRAP_BRKPT, TRAP_TRACE } from './arming.js';
+import { Arming, FAULTS } from './arming.js';
 import type { Call } from './calls.js';
 import { FollowCpu } from './follow-cpu.js';
 import { Hits, type HitReply } from './hits.js';
@@ -32,20 +35,7 @@ import { Returns } from './returns.js';
 import { addressAt, hideFromSyscall, leaveSlot, translateInfo } from './slot-exit.js';
 import { stepInPlace } from './in-place.js';
 import { IDLE, type Process, type Stepping, type Thread } from './thread.js';
-import {
-  PLAIN_STOP,
-  REG,
-  SIGINFO_BYTES,
-  SI_KERNEL,
-  TRAP_FLAG,
-  USER_IP,
-  Tracees,
-  exited,
-  killed,
-  stopEvent,
-  stopSignal,
-  type StopListener,
-} from './tracees.js';
+import { Tracees, type StopListener } from './tracees.js';
 import type { Want } from './wants.js';
 
 const SYSCALL_STOP = SIG.trap | 0x80;
