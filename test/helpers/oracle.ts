@@ -11,7 +11,7 @@ import { compileFixture, temporaryDirectory } from './compile.js';
 export interface StepOptions {
   cwd?: string;
   env?: NodeJS.ProcessEnv;
-  /** What the command reads from its stdin; default nothing. */
+  /** What the command reads from its stdin; default /dev/null. */
   input?: string;
   /**
    * Let the dynamic linker run freely and begin at the program's entry point: a second less. What ran before is not
@@ -88,11 +88,11 @@ function collect(
   options: StepOptions,
 ): Promise<Omit<StepResult, 'counts'>> {
   return new Promise((resolve, reject) => {
-    const { cwd, env, input = '', timeout = 120_000 } = options;
+    const { cwd, env, input, timeout = 120_000 } = options;
     const child = spawn(command, args, {
       ...(cwd === undefined ? {} : { cwd }),
       ...(env ? { env } : {}),
-      stdio: 'pipe',
+      stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
     });
     let stdout = '';
     let stderr = '';
@@ -101,10 +101,10 @@ function collect(
       late = true;
       child.kill('SIGKILL'); // PTRACE_O_EXITKILL takes the command along
     }, timeout);
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
-    child.stdin.on('error', () => undefined); // a command that reads nothing: EPIPE
-    child.stdin.end(input);
+    child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+    child.stdin?.on('error', () => undefined); // a command that reads nothing: EPIPE
+    child.stdin?.end(input);
     child.on('error', reject);
     child.on('close', (code, signal) => {
       clearTimeout(timer);

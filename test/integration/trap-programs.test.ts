@@ -67,7 +67,8 @@ const programs: readonly Program[] = [
   { program: 'bzip2', args: ['-c', input], libraries: ['libbz2.so.1.0'], isSlow: true },
   { program: 'xz', args: ['-c', input], libraries: ['liblzma.so.5'], isSlow: true },
   { program: 'sed', args: ['-n', 's/\\([0-9]*\\) line/<\\1>/gp', input], isSlow: true },
-  { program: 'grep', args: ['-E', '^[0-9]+ .*(xx|of )$', input], isSlow: true },
+  // not grep: it goes through its own memory map (for stack overflows), in which there are mappings of ours
+  { program: 'od', args: ['-c', input], isSlow: true },
   { program: 'sha256sum', args: [input], isSlow: true },
   { program: 'bc', args: ['-q', input], isSlow: true },
   { program: 'dc', args: ['-e', '2 500 ^ p'], isSlow: true },
@@ -125,7 +126,13 @@ function copyOf({ program, libraries = [] }: Program): Copy | string {
   const missing = libraries.find((_, i) => found[i] === undefined);
   if (missing !== undefined) return `${missing} is not installed`;
   const [path = '', ...copies] = privateCopies(original, ...found.map((f) => f ?? ''));
-  const env = { PATH: '/usr/bin:/bin', LC_ALL: 'C', LD_LIBRARY_PATH: dirname(path) };
+  const env = {
+    PATH: '/usr/bin:/bin',
+    LC_ALL: 'C',
+    LD_LIBRARY_PATH: dirname(path),
+    PERL_HASH_SEED: '0', // else perl's hashes are different ones each time (perlrun(1))
+    PERL_PERTURB_KEYS: '0',
+  };
   return { path, modules: [path, ...copies], env };
 }
 
@@ -203,15 +210,18 @@ async function probed(copy: Copy, args: readonly string[], places: readonly Plac
   };
 }
 
-/** What depends on where memory is: the counts of these differ between two stepped runs. */
+/** What depends on where memory is: the counts of these differ between stepped runs. */
 async function withoutUnsteady(
   wrong: Probed['wrong'],
   copy: Copy,
   args: readonly string[],
 ): Promise<Probed['wrong']> {
-  if (wrong.length === 0) return wrong;
-  const again = new Map((await stepped(copy, args)).map((p) => [`${p.module} ${p.offset}`, p.steps]));
-  return wrong.filter(({ module, offset, steps }) => again.get(`${module} ${offset}`) === steps);
+  let steady = wrong;
+  for (let i = 0; i < 4 && steady.length > 0; i++) {
+    const again = new Map((await stepped(copy, args)).map((p) => [`${p.module} ${p.offset}`, p.steps]));
+    steady = steady.filter(({ module, offset, steps }) => again.get(`${module} ${offset}`) === steps);
+  }
+  return steady;
 }
 
 for (const program of programs) {
