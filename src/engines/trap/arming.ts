@@ -400,7 +400,7 @@ export class Arming {
 
   #deliverNow(thread: Thread): void {
     const { bell } = this.tracees;
-    for (let i = 0; i < MOST_QUEUED && isAtSignal(thread); i++) {
+    for (let i = 0; i < MOST_QUEUED && hasSignal(thread); i++) {
       const signal = this.#dueSignal(thread);
       thread.savedInfo = undefined;
       thread.interrupted = ptrace.interruptIfThere(thread.tid);
@@ -625,7 +625,8 @@ const isFree = (thread: Thread): boolean => !thread.running && !thread.inVfork;
 const isTrap = (signal: number): boolean => signal === SIG.trap;
 const isBreakpoint = (signal: number, code: number): boolean => signal === SIG.trap && code === SI_KERNEL;
 const isRaised = (signal: number, code: number): boolean => FAULTS.has(signal) && code > 0;
-const isAtSignal = ({ pending, savedInfo, held }: Thread): boolean =>
+/** There is a signal to deliver to it. */
+const hasSignal = ({ pending, savedInfo, held }: Thread): boolean =>
   pending === undefined || stopEvent(pending) === 0 || savedInfo !== undefined || held.length > 0;
 
 /** Sites without a template never get this far: canArm refuses them. */

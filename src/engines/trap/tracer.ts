@@ -251,7 +251,7 @@ export class Tracer implements StopListener {
     }
     if (thread.process.space.isBehind && thread.process.space.frozen === 0)
       return this.#rearm(thread, thread.process.space, status);
-    if (isGroupStop(status)) return this.#tracees.listen(thread) ? undefined : this.#goOn(thread);
+    if (isGroupStop(status) && this.#tracees.listen(thread)) return;
     if (event !== 0) {
       this.#noteCall(thread, event);
       return this.#goOn(thread);
@@ -827,12 +827,10 @@ export class Tracer implements StopListener {
 
   /** A system call was to be made again when the signal came. */
   #signalledBefore(thread: Thread, call: BrokenOff, signal: number): void {
-    if (doesNothing(thread, signal) || onlyStops(thread.tid, signal)) {
-      thread.brokenOff = call;
-      if (doesNothing(thread, signal)) this.#resumeInSlot(thread, signal);
-      else this.#tracees.stop(thread, signal);
-      return;
-    }
+    thread.brokenOff = call; // still, where no handler runs
+    if (doesNothing(thread, signal)) return this.#resumeInSlot(thread, signal);
+    if (onlyStops(thread.tid, signal)) return this.#tracees.stop(thread, signal);
+    thread.brokenOff = undefined;
     const { regs, address } = this.#tracees.scratch;
     breakOffAgain(regs, call);
     ptrace.setRegs(thread.tid, address);
