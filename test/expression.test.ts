@@ -7,8 +7,8 @@ import {
   parseExpression,
 } from '#uprobe/handler/expression.js';
 import type { ExpressionHit, Moment, Value } from '#uprobe/handler/expression.js';
-import { REGISTERS } from '#uprobe/handler/expression-tree.js';
-import type { IntType, Register } from '#uprobe/handler/expression-tree.js';
+import { REGISTERS } from '#uprobe/handler/ir.js';
+import type { IntType, Register } from '#uprobe/handler/ir.js';
 
 /** A hit over a few bytes of "memory" at 0x1000; arguments 0 to 9; everything else unreadable. */
 function hitWith(args: readonly bigint[], memory: Uint8Array = new Uint8Array(0)): ExpressionHit {

@@ -1,7 +1,7 @@
 /** `--args` to closures and to what the line formats need to know. Loaded only when it is given: it brings a parser. */
 import { ExpressionError, compileExpression, parseArgsList } from '../handler/expression.js';
 import type { Evaluate, Expr, Moment } from '../handler/expression.js';
-import { bitsOf, isInt, someExpr } from '../handler/expression-tree.js';
+import { bitsOf, isInt, someExpr } from '../handler/ir.js';
 import type { ShownArgument, ValueKind } from '../outputs/trace-line.js';
 import { terminalColumns } from './output.js';
 import { UsageError } from './usage-error.js';

@@ -9,16 +9,14 @@ import type {
 } from 'acorn';
 import { nearest } from '../base/nearest.js';
 import { shortened } from './expression-error.js';
-import type { ArithmeticOperator, ComparisonOperator, Expr, IntType, Register } from './expression-tree.js';
-import { INT_TYPES, REGISTERS, isInt, isSigned } from './expression-tree.js';
+import type { ArithmeticOperator, ComparisonOperator, Expr, IntType, Register } from './ir.js';
+import { INT_TYPES, MOST_BYTES, REGISTERS, isInt, isSigned } from './ir.js';
 import type { Checked, Operand, Report } from './expression-numbers.js';
 import { Numbers, commonType, describe, settle } from './expression-numbers.js';
 
 /** Where the expression is evaluated: what is known, and what `arg0` means, depends on it. */
 export type Moment = 'entry' | 'after' | 'return';
 
-/** The most bytes `str` and `buf` read at one hit. */
-export const MOST_BYTES = 4096;
 const DEFAULT_STRING = 256n;
 
 const ARITHMETIC: readonly string[] = ['+', '-', '*', '/', '%', '<<', '>>', '&', '|', '^'];

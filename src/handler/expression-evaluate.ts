@@ -1,8 +1,7 @@
 /** The typed tree as a closure. What it computes is the meaning of the expression language. */
 import { exact, holds } from './expression-numbers.js';
-import { MOST_BYTES } from './expression-check.js';
-import type { Expr, IntType, Register } from './expression-tree.js';
-import { bitsOf, isSigned, rangeOf, wrap } from './expression-tree.js';
+import type { Expr, IntType, Register } from './ir.js';
+import { MOST_BYTES, bitsOf, isSigned, rangeOf, wrap } from './ir.js';
 
 /** What an expression reads of a hit. A handler's hit fits. */
 export interface ExpressionHit {

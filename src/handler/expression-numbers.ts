@@ -5,8 +5,8 @@
  */
 import type { Node } from 'acorn';
 import { shortened } from './expression-error.js';
-import type { ArithmeticOperator, ComparisonOperator, Expr, IntType, Type } from './expression-tree.js';
-import { bitsOf, isInt, isSigned, rangeOf } from './expression-tree.js';
+import type { ArithmeticOperator, ComparisonOperator, Expr, IntType, Type } from './ir.js';
+import { bitsOf, isInt, isSigned, rangeOf } from './ir.js';
 
 /** An integer that is known and has no type yet: it takes that of what it meets. */
 export interface Constant {

@@ -10,7 +10,7 @@ import type { Moment } from './expression-check.js';
 import { evaluator } from './expression-evaluate.js';
 import type { Evaluate, ExpressionHit, Value } from './expression-evaluate.js';
 import type { Report } from './expression-numbers.js';
-import type { Expr } from './expression-tree.js';
+import type { Expr } from './ir.js';
 
 export { ExpressionError };
 export type { Evaluate, Expr, ExpressionHit, Moment, Value };
