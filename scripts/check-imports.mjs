@@ -24,7 +24,7 @@ const laws = {
   events: { rooms: ['base', 'linux'], node: true, packages: [] },
   outputs: { rooms: ['base'], node: true, packages: [] },
   process: { rooms: ['base', 'linux', 'elf'], node: true, packages: [] },
-  'engines/engine.ts': { ...pure, rooms: ['base'], types: ['arch'] },
+  'engines/engine.ts': { ...pure, rooms: ['base'], types: ['arch', 'handler'] },
   'engines/*': {
     rooms: ['base', 'arch', 'linux', 'process', 'handler', 'events', 'engines/engine.ts'],
     node: true,

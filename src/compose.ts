@@ -56,7 +56,7 @@ export const closeEngineOf = (handle: number): void => closeTracerAt(handle);
 
 const missing = (name: EngineName): EngineOffer => ({
   name,
-  unavailable: makeRefusal(
+  missing: makeRefusal(
     'engine-not-available',
     `this version of uprobe has no ${name} engine`,
     (words) => `Use ${words.engine('trap')}, or leave it out`,

@@ -133,6 +133,7 @@ void describe('uprobes on one place', () => {
       post: false,
       fault: false,
       return: false,
+      programs: {},
       deadline: 1000,
     });
     engine.counts.set(uprobe.id, 5n);

@@ -88,6 +88,8 @@ export interface Arch {
   readonly breakpoint: Uint8Array;
   /** Longest instruction, in bytes. */
   readonly maxInstruction: number;
+  /** Whether an instruction does nothing but mark a place that may be jumped to. */
+  isLandingPad(instruction: Instruction): boolean;
   /** Decode the one instruction at the start of `bytes`, or undefined when they are none. */
   decode(bytes: Uint8Array, address: VirtualAddress): Instruction | undefined;
   /**

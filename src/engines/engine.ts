@@ -6,6 +6,7 @@
 import type { FileOffset } from '../base/address.js';
 import type { Refusal } from '../base/errors.js';
 import type { Instruction, SlotTemplate } from '../arch/arch.js';
+import type { Program } from '../handler/ir.js';
 
 export type EngineName = 'trap' | 'jump' | 'kernel';
 
@@ -29,6 +30,10 @@ export interface SitePlace {
   readonly offset: FileOffset;
   /** The original instruction, from the file. */
   readonly instruction: Instruction;
+  /** A function begins here. */
+  readonly atEntry?: boolean;
+  /** Behind an instruction that does nothing but mark a place to jump to (endbr64): the one that follows. */
+  readonly next?: Instruction;
 }
 
 /** How an instruction runs out of line, or why it cannot. */
@@ -37,7 +42,7 @@ export type OutOfLine =
   | { readonly template: undefined; readonly refusal: Refusal };
 
 /** What decides whether a site can be armed at all. */
-export type ArmableSite = Pick<SitePlace, 'instruction'> & OutOfLine;
+export type ArmableSite = Pick<SitePlace, 'instruction' | 'atEntry' | 'next'> & OutOfLine;
 
 /**
  * Which processes a consumer wants. `'all'` is every process, present and future; a tree is a process with all its
@@ -61,9 +66,25 @@ export interface Consumer {
   readonly post: boolean;
   readonly fault: boolean;
   readonly return: boolean;
+  /** Those of its handlers that need not run here. Any engine may call their plain forms instead, which mean the same. */
+  readonly programs?: Programs | undefined;
   /** Milliseconds a hit may wait for its handlers. */
   readonly deadline: number;
 }
+
+export interface Programs {
+  readonly pre?: Program;
+  readonly return?: Program;
+}
+
+/** What an engine has counted of one consumer itself. */
+export interface Tally {
+  readonly hits: bigint;
+  readonly missed: bigint;
+  /** Handlers that failed. */
+  readonly errors: bigint;
+}
+export const NO_TALLY: Tally = { hits: 0n, missed: 0n, errors: 0n };
 
 /** The whole desired state of one site: every consumer of it, in registration order. Empty: disarm. */
 export interface SiteChange {
@@ -74,6 +95,7 @@ export interface SiteChange {
 /** How one site stands in one process. */
 export interface ArmReport {
   readonly siteId: number;
+  /** 0: whatever process maps the file, now or later (an engine that works by files). */
   readonly pid: number;
   /** The trees it is in, by the pids of their roots. */
   readonly trees?: readonly number[];
@@ -173,8 +195,8 @@ export interface Engine {
    * descendant that cannot be is reported as `refused`.
    */
   apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]>;
-  /** Hits counted by the engine itself for a consumer without handlers; also after it is gone. */
-  counted(consumerId: number): bigint;
+  /** What the engine itself has counted: of consumers without handlers, and of those whose handlers it runs. Also when they are gone. */
+  tally(consumerId: number): Tally;
   /** Disarm everything, let every process go, end the engine's threads. */
   close(): Promise<void>;
   /** The same without the event loop, for process exit; bounded in time. */

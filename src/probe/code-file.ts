@@ -117,6 +117,11 @@ export class CodeFile {
     return this.arch.decode(this.bytesAt(address, this.arch.maxInstruction), address);
   }
 
+  /** The instruction that follows in the text. */
+  instructionBehind({ address, bytes }: Instruction): Instruction | undefined {
+    return this.instructionAt(asAddress(address + bytes.length));
+  }
+
   /** As `symbols.at`, as far as a section goes; asked twice about each place. */
   functionAt(address: VirtualAddress): ElfFunction | undefined {
     if (this.#lastAt?.address !== address) {

@@ -1,25 +1,28 @@
 /** Which engine serves a site: the first in the list that can, or the one the user forces. */
 import type { Refusal } from '../base/errors.js';
-import type { Displaced, Instruction } from '../arch/arch.js';
+import type { Displaced } from '../arch/arch.js';
 import type { Consumer, Engine, EngineName } from '../engines/engine.js';
+import type { ResolvedPlace } from './place.js';
 import type { WantedProcesses } from './spec.js';
 
 /** One engine, made only when it is needed, or the reason why there is none. In the order of preference. */
 export interface EngineOffer {
   readonly name: EngineName;
-  /** Why it can serve nobody here. */
-  readonly unavailable?: Refusal;
+  /** There is no such engine in this version. */
+  readonly missing?: Refusal;
   /** Whether it can serve these processes at all. */
   refuseProcesses?(processes: WantedProcesses): Refusal | undefined;
   /** As `Engine.canArm`, without making the engine. */
   canArm?: Engine['canArm'];
+  /** Why it can serve nobody here: what this machine or user lacks. */
+  unavailable?(): Refusal | undefined;
   /** The engine, made at the first call. */
   engine?(): Engine;
 }
 
 /** What a site asks of an engine. */
 export interface Need {
-  readonly instruction: Instruction;
+  readonly place: Pick<ResolvedPlace, 'instruction' | 'atEntry' | 'next'>;
   readonly displaced: Displaced;
   readonly consumers: readonly Consumer[];
   /** Undefined: not asked, where only the place matters. */
@@ -31,40 +34,57 @@ export interface EngineVerdict {
   readonly refusal?: Refusal;
 }
 
+/** How much a refusal tells: of several, the greatest is shown. */
+const SAYS = { missing: 0, processes: 1, machine: 2, place: 3 } as const;
+type Found = { readonly refusal: Refusal; readonly says: number } | undefined;
+
 /** Every engine's answer, in the order of preference. */
 export const verdicts = (offers: readonly EngineOffer[], need: Need): EngineVerdict[] =>
   offers.map((offer) => {
-    const refusal = refusalOf(offer, need);
+    const refusal = refusalOf(offer, need)?.refusal;
     return { offer, ...(refusal && { refusal }) };
   });
 
-/** The engine to take, or the refusal to show: that of the forced engine, else that of the most preferred one. */
+/** The engine to take, or the refusal to show: that of the forced engine, else the one that tells most. */
 export function chooseEngine(
   wanted: 'auto' | EngineName,
   offers: readonly EngineOffer[],
   need: Need,
 ): { readonly engine: Engine } | { readonly refusal: Refusal } {
-  let first: Refusal | undefined;
-  for (const offer of offers) {
-    if (wanted !== 'auto' && offer.name !== wanted) continue;
+  const found: Found[] = [];
+  for (const offer of allowed(wanted, offers)) {
     const refusal = refusalOf(offer, need);
     if (refusal === undefined) return { engine: offer.engine!() };
-    // One that exists says more than one that does not.
-    if (first === undefined || offer.unavailable === undefined) first = refusal;
+    found.push(refusal);
   }
-  return { refusal: first ?? { code: 'engine-not-available', reason: `there is no ${wanted} engine` } };
+  return { refusal: mostTelling(found, wanted) };
 }
 
-function refusalOf(offer: EngineOffer, need: Need): Refusal | undefined {
-  if (offer.unavailable !== undefined) return offer.unavailable;
-  const processes = need.processes && offer.refuseProcesses?.(need.processes);
-  if (processes !== undefined) return processes;
-  const { instruction, displaced, consumers } = need;
-  const site = displaced.ok
+/** Of equals the most preferred engine's. */
+function mostTelling(found: readonly Found[], wanted: 'auto' | EngineName): Refusal {
+  let most: Found;
+  for (const one of found) if (one !== undefined && (most === undefined || one.says > most.says)) most = one;
+  return most?.refusal ?? { code: 'engine-not-available', reason: `there is no ${wanted} engine` };
+}
+
+const allowed = (wanted: 'auto' | EngineName, offers: readonly EngineOffer[]): EngineOffer[] =>
+  offers.filter((o) => wanted === 'auto' || o.name === wanted);
+
+function refusalOf(offer: EngineOffer, { place, displaced, consumers, processes }: Need): Found {
+  const refusal = processes === undefined ? missing(offer) : refusalOfProcesses(offer, processes);
+  if (refusal !== undefined) return refusal;
+  const outOfLine = displaced.ok
     ? { template: displaced.template }
     : { template: undefined, refusal: displaced.refusal };
-  return offer.canArm?.({ instruction, ...site }, consumers);
+  const { instruction, atEntry, next } = place;
+  const site = { instruction, atEntry, ...(next && { next }), ...outOfLine };
+  return said(offer.canArm?.(site, consumers), SAYS.place) ?? said(offer.unavailable?.(), SAYS.machine);
 }
+
+const missing = (offer: EngineOffer): Found => said(offer.missing, SAYS.missing);
+const refusalOfProcesses = (offer: EngineOffer, processes: WantedProcesses): Found =>
+  missing(offer) ?? said(offer.refuseProcesses?.(processes), SAYS.processes);
+const said = (refusal: Refusal | undefined, says: number): Found => refusal && { refusal, says };
 
 /** The first engine that may be taken and can serve these processes, whatever the place. */
 export const preferredEngine = (
@@ -72,12 +92,7 @@ export const preferredEngine = (
   offers: readonly EngineOffer[],
   processes: WantedProcesses,
 ): EngineOffer | undefined =>
-  offers.find(
-    (o) =>
-      (wanted === 'auto' || o.name === wanted) &&
-      o.unavailable === undefined &&
-      o.refuseProcesses?.(processes) === undefined,
-  );
+  allowed(wanted, offers).find((o) => refusalOfProcesses(o, processes) === undefined);
 
 /** Before any file is looked at: why no engine that may be taken can serve these processes. */
 export function refuseProcesses(
@@ -86,13 +101,8 @@ export function refuseProcesses(
   processes: WantedProcesses,
 ): Refusal | undefined {
   if (preferredEngine(wanted, offers, processes) !== undefined) return undefined;
-  const refusals = offers
-    .filter((o) => wanted === 'auto' || o.name === wanted)
-    .map((o) => ({
-      exists: o.unavailable === undefined,
-      refusal: o.unavailable ?? o.refuseProcesses?.(processes),
-    }));
-  // What an engine that exists says is worth more than that another does not.
-  const { refusal } = refusals.find((r) => r.exists) ?? refusals[0] ?? {};
-  return refusal ?? { code: 'engine-not-available', reason: `there is no ${wanted} engine` };
+  return mostTelling(
+    allowed(wanted, offers).map((o) => refusalOfProcesses(o, processes)),
+    wanted,
+  );
 }

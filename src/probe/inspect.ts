@@ -15,8 +15,8 @@ import {
   type PlaceQuestion,
   type ResolvedPlace,
 } from './place.js';
-import { checkPathname, checkPlace, checkProcesses, type WantedProcesses } from './spec.js';
-import type { Place, Processes } from './types.js';
+import { checkPathname, checkPlace, checkProcesses, programsOf, type WantedProcesses } from './spec.js';
+import type { Place, Processes, UprobeSpec } from './types.js';
 
 export interface OpenModuleOptions {
   /** Whose libraries a bare name means: the first of these processes decides. */
@@ -85,10 +85,10 @@ export interface PlanOptions {
   processes?: Processes;
   /** As in `registerUprobe`. */
   trustPlace?: boolean;
-  /** Whether there will be handlers. Default: a pre handler. */
-  preHandler?: boolean;
+  /** Whether there will be handlers, or these. Default: a plain pre handler. */
+  preHandler?: boolean | UprobeSpec['preHandler'];
   postHandler?: boolean;
-  returnHandler?: boolean;
+  returnHandler?: boolean | UprobeSpec['returnHandler'];
 }
 
 /** A program or library, opened for looking only. */
@@ -200,7 +200,7 @@ class View implements ModuleView {
   #question({ trustPlace = false, processes, returnHandler = false }: PlanOptions): PlaceQuestion {
     return {
       trustPlace,
-      atEntry: returnHandler,
+      atEntry: returnHandler !== false,
       processes: plainProcesses(processes),
       ifuncs: (this.#ifuncs ??= new Ifuncs(this.#code)),
     };
@@ -209,7 +209,7 @@ class View implements ModuleView {
   #planOf(found: ResolvedPlace, options: PlanOptions): PlacePlan {
     const code = this.#code;
     const engines = verdicts(this.#offers, {
-      instruction: found.instruction,
+      place: found,
       displaced: code.displace(found.instruction),
       consumers: [consumerLike(options)],
       processes: options.processes === undefined ? undefined : checkProcesses(options.processes),
@@ -250,9 +250,10 @@ const consumerLike = ({
 }: PlanOptions) => ({
   id: 0,
   processes: plainProcesses(processes),
-  pre: preHandler,
+  pre: preHandler !== false,
   post: postHandler,
   fault: false,
-  return: returnHandler,
+  return: returnHandler !== false,
+  programs: programsOf(preHandler, returnHandler),
   deadline: 1000,
 });

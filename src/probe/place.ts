@@ -22,6 +22,10 @@ export interface ResolvedPlace {
   /** Link-time address. */
   readonly address: VirtualAddress;
   readonly instruction: Instruction;
+  /** A function begins there. */
+  readonly atEntry: boolean;
+  /** Behind an instruction that only marks a place to jump to: the one that follows. */
+  readonly next?: Instruction;
   /** The function it is in, as the user named it or as it is best known; undefined where no symbol covers it. */
   readonly symbol: string | undefined;
   /** Bytes from that symbol. */
@@ -88,10 +92,13 @@ function resolveSpot(code: CodeFile, spot: Spot, question: PlaceQuestion): Resol
   const instruction = code.instructionAt(spot.address);
   if (instruction === undefined) throw notAnInstruction(code, spot.address);
   const { address, ifunc } = spot;
+  const next = code.arch.isLandingPad(instruction) ? code.instructionBehind(instruction) : undefined;
   const found = {
     offset,
     address,
     instruction,
+    atEntry: code.isFunctionStart(address),
+    ...(next && { next }),
     processes: spot.processes ?? processes,
     ...nameOf(code, spot),
   };

@@ -245,6 +245,8 @@ class Draft {
         module: module.facts,
         offset: place.offset,
         instruction: place.instruction,
+        atEntry: place.atEntry,
+        ...(place.next && { next: place.next }),
         ...(displaced.ok
           ? { template: displaced.template }
           : { template: undefined, refusal: displaced.refusal }),
@@ -265,7 +267,7 @@ class Draft {
     displaced: Displaced,
   ): Engine {
     const consumers = [sketch(spec, processes)];
-    const need = { instruction: place.instruction, displaced, consumers, processes: spec.processes };
+    const need = { place, displaced, consumers, processes: spec.processes };
     const choice = chooseEngine(spec.engine, this.#table.offers, need);
     if ('engine' in choice) return choice.engine;
     const what =
@@ -306,6 +308,7 @@ const sketch = (spec: CheckedSpec, processes: ProcessSet): Consumer => ({
   post: spec.postHandler !== undefined,
   fault: spec.faultHandler !== undefined,
   return: spec.returnHandler !== undefined,
+  programs: spec.programs,
   deadline: spec.deadline,
 });
 

@@ -1,6 +1,6 @@
 /** One uprobe as the table keeps it. What users hold is a read-only view of it (uprobe.ts). */
 import type { UprobeError } from '../base/errors.js';
-import type { ArmReport, Consumer, EngineName, ProcessSet } from '../engines/engine.js';
+import type { ArmReport, Consumer, EngineName, ProcessSet, Tally } from '../engines/engine.js';
 import type { ResolvedPlace } from './place.js';
 import type { Site } from './site.js';
 import type { CheckedSpec } from './spec.js';
@@ -43,7 +43,7 @@ export class Registration {
   /** Every process of the tree has ended. */
   #isTreeGone = false;
   /** What the engine had counted when the uprobe ended. */
-  #counted: bigint | undefined;
+  #final: Tally | undefined;
 
   constructor(site: Site, spec: CheckedSpec, processes: ProcessSet, place: ResolvedPlace) {
     this.site = site;
@@ -58,6 +58,7 @@ export class Registration {
       post: spec.postHandler !== undefined,
       fault: spec.faultHandler !== undefined,
       return: spec.returnHandler !== undefined,
+      programs: spec.programs,
       deadline: spec.deadline,
     };
   }
@@ -66,8 +67,19 @@ export class Registration {
     return this.site.engine.name;
   }
 
-  get hits(): bigint {
-    return BigInt(this.handled) + (this.#counted ?? this.site.engine.counted(this.id));
+  /** Hits that were handled, or counted. */
+  get nhits(): bigint {
+    return BigInt(this.handled) + this.#tally.hits;
+  }
+  get nmissed(): bigint {
+    return BigInt(this.missed) + this.#tally.missed;
+  }
+  get nerrors(): bigint {
+    return BigInt(this.errors) + this.#tally.errors;
+  }
+
+  get #tally(): Tally {
+    return this.#final ?? this.site.engine.tally(this.id);
   }
 
   wants(pid: number, trees: readonly number[] = []): boolean {
@@ -133,7 +145,7 @@ export class Registration {
 
   /** Out of its site for good. */
   end(because?: UprobeError): void {
-    this.#counted = this.site.engine.counted(this.id);
+    this.#final = this.site.engine.tally(this.id);
     this.live = false;
     this.ended = true;
     this.calls.clear();

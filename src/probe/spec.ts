@@ -4,7 +4,8 @@
  */
 import { SpecError } from '../base/errors.js';
 import { nearest } from '../base/nearest.js';
-import type { EngineName } from '../engines/engine.js';
+import type { EngineName, Programs } from '../engines/engine.js';
+import { programOf } from '../handler/compiled-handler.js';
 import { Target } from './target.js';
 import type {
   ArmState,
@@ -29,6 +30,8 @@ export interface CheckedSpec {
   readonly postHandler: Handler<PostHit, void | 'remove'> | undefined;
   readonly faultHandler: Handler<FaultHit, void | 'handled'> | undefined;
   readonly returnHandler: Handler<ReturnHit, void | 'remove'> | undefined;
+  /** Of the handlers that are compiled. */
+  readonly programs: Programs;
   readonly deadline: number;
   readonly trustPlace: boolean;
   readonly signal: AbortSignal | undefined;
@@ -72,13 +75,16 @@ export function checkSpec(spec: unknown, what = 'spec'): CheckedSpec {
   const faultHandler = handlerOf<FaultHit, void | 'handled'>(fields, 'faultHandler', what);
   const returnHandler = handlerOf<ReturnHit, void | 'remove'>(fields, 'returnHandler', what);
   const handlers = { preHandler, postHandler, faultHandler, returnHandler };
-  const hasHandler = Object.values(handlers).some((h) => h !== undefined);
+  const programs = programsOf(preHandler, returnHandler);
+  const isPlain =
+    Object.values(handlers).filter((h) => h !== undefined).length > Object.keys(programs).length;
   return {
     pathname: checkPathname(fields['pathname'], `${what}.pathname`),
     place: checkPlace(pickPlace(fields), what),
-    processes: processesOf(fields, hasHandler, what),
+    processes: processesOf(fields, isPlain, what),
     engine: engineOf(fields['engine'], what),
     ...handlers,
+    programs,
     deadline: deadlineOf(fields['deadline'], what),
     trustPlace: booleanOf(fields['trustPlace'], `${what}.trustPlace`),
     signal: signalOf(fields['signal'], what),
@@ -208,9 +214,16 @@ function pidOf(value: unknown, what: string): number {
   return value;
 }
 
-function processesOf(fields: Fields, hasHandler: boolean, what: string): WantedProcesses {
+/** Throws CompileError where a text means something that is not there then. */
+export function programsOf(preHandler: unknown, returnHandler: unknown): Programs {
+  const pre = programOf(preHandler, 'pre');
+  const atReturn = programOf(returnHandler, 'return');
+  return { ...(pre && { pre }), ...(atReturn && { return: atReturn }) };
+}
+
+function processesOf(fields: Fields, isPlain: boolean, what: string): WantedProcesses {
   if (fields['processes'] !== undefined) return checkProcesses(fields['processes'], `${what}.processes`);
-  if (hasHandler)
+  if (isPlain)
     throw wrong(
       'processes-not-said',
       `${what} has a handler but does not say in which processes it shall run: give processes: a pid, several, or a ` +

@@ -39,11 +39,11 @@ export class Uprobe implements AsyncDisposable {
   }
   /** Hits that were handled; without handlers, hits that were counted. */
   get nhits(): bigint {
-    return this.#registration.hits;
+    return this.#registration.nhits;
   }
   /** Hits at which the handlers could not run, or ran beyond their deadline. */
   get nmissed(): bigint {
-    return BigInt(this.#registration.missed);
+    return this.#registration.nmissed;
   }
   /**
    * Calls of a function with a return handler that did not return: left by longjmp or an exception, or their thread has
@@ -54,7 +54,7 @@ export class Uprobe implements AsyncDisposable {
   }
   /** Handlers that threw. */
   get nerrors(): bigint {
-    return BigInt(this.#registration.errors);
+    return this.#registration.nerrors;
   }
   /**
    * `armed` in at least one process; `pending`: in none yet, as long as none of them maps the file; `gone`: it can hit

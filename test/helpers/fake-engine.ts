@@ -8,8 +8,10 @@ import type {
   EngineSink,
   RawHit,
   SiteChange,
+  Tally,
   Verdict,
 } from '#uprobe/engines/engine.js';
+import { NO_TALLY } from '#uprobe/engines/engine.js';
 import type { EngineOffer } from '#uprobe/probe/engine-choice.js';
 import { register } from '#uprobe/probe/register.js';
 import { checkSpecs } from '#uprobe/probe/spec.js';
@@ -97,8 +99,8 @@ export class FakeEngine implements Engine {
     }));
   }
 
-  counted(consumerId: number): bigint {
-    return this.counts.get(consumerId) ?? 0n;
+  tally(consumerId: number): Tally {
+    return { ...NO_TALLY, hits: this.counts.get(consumerId) ?? 0n };
   }
 
   close(): Promise<void> {
@@ -160,7 +162,7 @@ export function fakeSystem({ withJump = false } = {}): FakeSystem {
     offerOf((engine = new FakeEngine(sinkOf('trap')))),
     withJump
       ? offerOf(new FakeEngine(sinkOf('jump'), 'jump'))
-      : { name: 'jump', unavailable: { code: 'engine-not-available', reason: 'there is no jump engine' } },
+      : { name: 'jump', missing: { code: 'engine-not-available', reason: 'there is no jump engine' } },
   ]);
   const registerAll = async (specs: Iterable<UprobeSpec>): Promise<UprobeGroup> => {
     const checked = checkSpecs(specs);

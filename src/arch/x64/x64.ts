@@ -44,12 +44,17 @@ export const x64: Arch = {
     return { starts: starts.toArray(), end: at };
   },
 
+  // Intel SDM 2A: ENDBR64
+  isLandingPad: ({ bytes }) => Buffer.compare(bytes, ENDBR64) === 0,
+
   reference: ({ bytes, address }: Instruction): CodeReference | undefined => referenceOf(bytes, address),
   countPadding: (code, { starts, end }) => countPadding(code, starts, end),
 
   mayBeReturnAddress: (address, before) => mayBeReturnAddress(iced(), address, before),
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),
 };
+
+const ENDBR64 = Uint8Array.of(0xf3, 0x0f, 0x1e, 0xfa);
 
 /**
  * The first bytes. Not a view, which would take all of the file's bytes along to the tracer thread; nor slice(),

@@ -12,6 +12,7 @@ import { readMemory, writeMemory } from '../../linux/process-memory.js';
 import type { ExitStatus, SpawnRequest, Spawned } from '../../process/spawn.js';
 import {
   MOST_TREES,
+  NO_TALLY,
   type ArmReport,
   type CallEntry,
   type Consumer,
@@ -21,6 +22,7 @@ import {
   type RaisedSignal,
   type RawHit,
   type SiteChange,
+  type Tally,
 } from '../engine.js';
 import { closeTracer } from './close-tracer.js';
 import {
@@ -149,7 +151,11 @@ class Trap implements TrapEngine {
 
   #withCounters({ site, consumers }: SiteChange): TracerChange {
     this.#setConsumers(site.id, consumers);
-    return { site, consumers: consumers.map((c) => ({ ...c, counter: this.#counterOf(c) })) };
+    // Programs stay here: the tracer has handlers called in their plain form.
+    return {
+      site,
+      consumers: consumers.map((c) => ({ ...c, programs: undefined, counter: this.#counterOf(c) })),
+    };
   }
 
   #counterOf(consumer: Consumer): number {
@@ -181,11 +187,10 @@ class Trap implements TrapEngine {
     });
   }
 
-  counted(consumerId: number): bigint {
+  tally(consumerId: number): Tally {
     const counter = this.#counters.get(consumerId);
-    return counter === undefined
-      ? (this.#finalCounts.get(consumerId) ?? 0n)
-      : this.#mailbox.counters[counter]!;
+    const hits = counter === undefined ? this.#finalCounts.get(consumerId) : this.#mailbox.counters[counter];
+    return hits === undefined ? NO_TALLY : { ...NO_TALLY, hits };
   }
 
   async spawn(program: SpawnRequest): Promise<Spawned> {

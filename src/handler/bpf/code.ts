@@ -56,7 +56,7 @@ export type MapKey =
 
 export interface MapSpec {
   readonly key: MapKey;
-  readonly type: 'array' | 'hash' | 'lru-hash' | 'ring';
+  readonly type: 'array' | 'hash' | 'lruHash' | 'ring';
   readonly keyBytes: number;
   readonly valueBytes: number;
   readonly entries: number;
