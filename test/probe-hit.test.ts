@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readFileSync, statSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { UprobeError } from '#uprobe/base/errors.js';
 import type { RawHit } from '#uprobe/engines/engine.js';
@@ -121,9 +123,16 @@ void describe('a hit', () => {
   void it('knows the name and processor of its thread', () => {
     const hit = view(rawHit(new Uint8Array(0)));
     assert.match(hit.comm, /^\S{1,15}$/);
+    // the inode of the directory that we are in
+    const mount = spawnSync('findmnt', ['-n', '-o', 'TARGET', '-t', 'cgroup2'], {
+      encoding: 'utf8',
+    }).stdout.split('\n')[0];
+    const path = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1];
+    const isThere = mount !== undefined && mount !== '' && path !== undefined;
+    assert.equal(hit.cgroup, isThere ? statSync(mount + path, { bigint: true }).ino : 0n);
     assert.ok(Number.isInteger(hit.cpu) && hit.cpu >= 0);
     assert.deepEqual([hit.pid, hit.tid, hit.time, hit.uprobe], [process.pid, process.pid, 42n, uprobe]);
     const gone = view(rawHit(new Uint8Array(0), undefined, { tid: 4_194_300 }));
-    assert.deepEqual([gone.comm, gone.cpu], ['', -1]);
+    assert.deepEqual([gone.comm, gone.cpu, gone.cgroup], ['', -1, 0n]);
   });
 });

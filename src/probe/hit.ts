@@ -4,6 +4,7 @@ import { hex } from '../base/address.js';
 import { UprobeError } from '../base/errors.js';
 import type { RawHit } from '../engines/engine.js';
 import { signalName } from '../linux/signal-name.js';
+import { cgroupOf } from '../process/cgroup.js';
 import { statFields } from '../process/check.js';
 import { hitIsOver, type PtRegs } from './regs.js';
 import type { Fault, FaultHit, Hit, PreHit, ReturnHit, ScalarType } from './types.js';
@@ -78,6 +79,11 @@ export class HitView implements Hit {
   /** Empty when the thread was killed meanwhile. */
   get comm(): string {
     return this.#readTask('comm')?.replace(/\n$/, '') ?? '';
+  }
+
+  get cgroup(): bigint {
+    const { pid, tid } = this.#live();
+    return cgroupOf(pid, tid) ?? 0n;
   }
 
   #readTask(file: 'stat' | 'comm'): string | undefined {

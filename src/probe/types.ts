@@ -44,6 +44,8 @@ export interface Hit {
   readonly cpu: number;
   /** The thread's name, at most 15 bytes (/proc/PID/task/TID/comm). */
   readonly comm: string;
+  /** The id of the thread's cgroup (cgroups(7), version 2): the inode of its directory. 0 where it is not known. */
+  readonly cgroup: bigint;
   /** CLOCK_MONOTONIC in nanoseconds, taken when the hit was seen. */
   readonly time: bigint;
   /** The nth integer or pointer argument (0 first) at a function's entry. System V psABI 3.2.3: six registers, then the stack. */
