@@ -70,6 +70,7 @@ void describe('An expression', () => {
     assert.equal(evaluate('cpu', hit), 1n);
     assert.equal(evaluate('comm', hit), 'bash');
     assert.equal(evaluate('time', hit), 123_456_789_012_345_678n);
+    assert.equal(evaluate('cgroup', { ...hit, cgroup: 77n }), 77n);
     assert.equal(evaluate('farg2', hit), 2.5);
   });
 

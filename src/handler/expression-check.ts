@@ -37,6 +37,7 @@ const VALUES: Readonly<Record<string, Expr>> = {
   cpu: { op: 'of', type: 'u32', what: 'cpu' },
   comm: { op: 'comm', type: 'string' },
   time: { op: 'time', type: 'u64' },
+  cgroup: { op: 'cgroup', type: 'u64' },
 };
 const FUNCTIONS = ['str', 'buf', 'hex', 'read', 'f64', ...INT_TYPES];
 const RETURNS: Readonly<Record<string, Expr>> = {
@@ -205,7 +206,7 @@ export class Checker {
     return this.#report.fail(
       node,
       near === undefined
-        ? 'unknown name; there are arg0…arg9, farg0…farg7, regs.NAME, retval, duration, pid, tid, comm, cpu and time'
+        ? 'unknown name; there are arg0…arg9, farg0…farg7, regs.NAME, retval, duration, pid, tid, comm, cpu, time and cgroup'
         : `unknown name: did you mean ${near}?`,
     );
   }

@@ -15,6 +15,10 @@ export interface ExpressionHit {
   readonly returnValue?: bigint;
   readonly duration?: bigint;
   readonly entryArgs?: readonly bigint[];
+  /** What the pre handler has left for the return. */
+  readonly call?: unknown;
+  readonly cgroup?: bigint;
+  readonly uprobe?: { readonly id: number };
   arg(n: number): bigint;
   floatArg(n: number): number;
   read(address: bigint, type: IntType): bigint | undefined;
@@ -24,8 +28,14 @@ export interface ExpressionHit {
 
 /** `undefined`: there is no value, because memory could not be read or a divisor was 0. */
 export type Value = bigint | number | string | boolean | undefined;
-export type Evaluate = (hit: ExpressionHit) => Value;
-type Of<T> = (hit: ExpressionHit) => T | undefined;
+/** What a handler knows beside the hit. */
+export interface Frame {
+  readonly locals: Value[];
+  /** `Program.absent` is `error`: what cannot be read on the stack throws, as `hit.arg` does. */
+  readonly throws: boolean;
+}
+export type Evaluate = (hit: ExpressionHit, frame?: Frame) => Value;
+type Of<T> = (hit: ExpressionHit, frame?: Frame) => T | undefined;
 
 export function evaluator(expr: Expr): Evaluate {
   switch (expr.op) {
@@ -61,6 +71,25 @@ export function evaluator(expr: Expr): Evaluate {
     }
     case 'time':
       return (hit) => hit.time;
+    case 'cgroup':
+      return (hit) => hit.cgroup;
+    case 'uprobe':
+      return (hit) => (hit.uprobe === undefined ? undefined : BigInt(hit.uprobe.id));
+    case 'call':
+      return (hit) => (typeof hit.call === 'bigint' ? hit.call : undefined);
+    case 'local': {
+      const { local } = expr;
+      return (_hit, frame) => frame?.locals[local];
+    }
+    case 'present': {
+      const of = evaluator(expr.of);
+      return (hit, frame) => of(hit, frame) !== undefined;
+    }
+    case 'otherwise': {
+      const of = evaluator(expr.of);
+      const instead = evaluator(expr.instead);
+      return (hit, frame) => of(hit, frame) ?? instead(hit, frame);
+    }
     case 'comm':
       return (hit) => hit.comm;
     default:
@@ -70,10 +99,11 @@ export function evaluator(expr: Expr): Evaluate {
 
 /** SysV psABI 3.2.3: from the seventh on, arguments are on the stack, which may not be readable. */
 function stackArgument(index: number): Evaluate {
-  return (hit) => {
+  return (hit, frame) => {
     try {
       return hit.arg(index);
-    } catch {
+    } catch (e) {
+      if (frame?.throws === true) throw e;
       return undefined;
     }
   };
@@ -120,8 +150,8 @@ function memory(expr: Expr): Evaluate {
     case 'read': {
       const { type } = expr;
       const address = bigintOf(expr.address);
-      return (hit) => {
-        const at = address(hit);
+      return (hit, frame) => {
+        const at = address(hit, frame);
         return at === undefined ? undefined : hit.read(at, type);
       };
     }
@@ -144,17 +174,17 @@ const truthOf = (expr: Expr): Of<boolean> => evaluator(expr) as Of<boolean>;
 const widthOf = (expr: Expr): number => bitsOf(expr.type as IntType);
 
 function map<T>(of: Of<T>, apply: (value: T) => Value): Evaluate {
-  return (hit) => {
-    const value = of(hit);
+  return (hit, frame) => {
+    const value = of(hit, frame);
     return value === undefined ? undefined : apply(value);
   };
 }
 
 function join<T>(left: Of<T>, right: Of<T>, apply: (a: T, b: T) => Value): Evaluate {
-  return (hit) => {
-    const a = left(hit);
+  return (hit, frame) => {
+    const a = left(hit, frame);
     if (a === undefined) return undefined;
-    const b = right(hit);
+    const b = right(hit, frame);
     return b === undefined ? undefined : apply(a, b);
   };
 }
@@ -194,17 +224,17 @@ function floating(operator: string, a: number, b: number): number {
 function shortCircuit(left: Expr, right: Expr, decides: boolean): Evaluate {
   const a = truthOf(left);
   const b = truthOf(right);
-  return (hit) => {
-    const first = a(hit);
-    return first === undefined || first === decides ? first : b(hit);
+  return (hit, frame) => {
+    const first = a(hit, frame);
+    return first === undefined || first === decides ? first : b(hit, frame);
   };
 }
 
 function choice(condition: Of<boolean>, yes: Evaluate, no: Evaluate): Evaluate {
-  return (hit) => {
-    const chosen = condition(hit);
+  return (hit, frame) => {
+    const chosen = condition(hit, frame);
     if (chosen === undefined) return undefined;
-    return chosen ? yes(hit) : no(hit);
+    return chosen ? yes(hit, frame) : no(hit, frame);
   };
 }
 
@@ -244,9 +274,9 @@ function reading(
   const most = bigintOf(length);
   // A narrower view of the same bits: a length of -1 held in an unsigned register means as much as can be had.
   const signed = isSigned(length.type as IntType);
-  return (hit) => {
-    const where = at(hit);
-    const wanted = where === undefined ? undefined : most(hit);
+  return (hit, frame) => {
+    const where = at(hit, frame);
+    const wanted = where === undefined ? undefined : most(hit, frame);
     if (where === undefined || wanted === undefined) return undefined;
     const bytes = signed && wanted < 0n ? 0 : wanted > MOST_BYTES ? MOST_BYTES : Number(wanted);
     return read(hit, where, bytes);

@@ -192,7 +192,8 @@ export interface Program {
   readonly body: readonly Statement[];
   /**
    * What an absent value does where a value is needed (an `add`'s, a key's, a register's, a call's): nothing but that the statement
-   * does nothing (`skip`, as in the expression language), or it ends the handler as an exception does (`error`).
+   * does nothing (`skip`, as in the expression language), or it ends the handler as an exception does (`error`). With `error` an
+   * `arg` on the stack that cannot be read ends the handler where it is evaluated, for `hit.arg` throws: it is never absent.
    */
   readonly absent: 'skip' | 'error';
   /** The author's text that the spans are in. */
