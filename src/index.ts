@@ -9,6 +9,16 @@ export {
   uprobes,
 } from './compose.js';
 export { FileError, PlaceError, ProcessError, RefusedError, SpecError, UprobeError } from './base/errors.js';
+export {
+  counter,
+  events,
+  histogram,
+  linearHistogram,
+  stats,
+  table,
+  type LinearHistogramOptions,
+} from './handler/aggregates/aggregates.js';
+export { string } from './handler/aggregates/fields.js';
 export { ElfError } from './elf/source.js';
 export { SyscallError } from './linux/syscall-error.js';
 export { examineMachine, type Finding } from './linux/examine.js';
@@ -19,6 +29,28 @@ export { Target } from './probe/target.js';
 export { Uprobe, UprobeModule } from './probe/uprobe.js';
 export { UprobeGroup } from './probe/uprobe-group.js';
 export { version } from './probe/version.js';
+export type { Counter, Histogram, LinearHistogram, Stats } from './handler/aggregates/cells.js';
+export type { EventInput, EventOf, EventSchema, Events, EventsOptions } from './handler/aggregates/events.js';
+export type { FieldInput, FieldValue } from './handler/aggregates/fields.js';
+export type { Integer } from './handler/aggregates/integer.js';
+export type {
+  CellView,
+  KeyInput,
+  KeyType,
+  KeyValue,
+  Table,
+  TableCell,
+  TableEntry,
+  TableOptions,
+} from './handler/aggregates/table.js';
+export type {
+  Bucket,
+  CounterView,
+  HistogramView,
+  LinearHistogramView,
+  StatsView,
+} from './handler/aggregates/views.js';
+export type { FieldType, StringType } from './handler/shapes.js';
 export type {
   EnginePlan,
   FunctionInfo,
