@@ -24,6 +24,8 @@ export { SyscallError } from './linux/syscall-error.js';
 export { examineMachine, type Finding } from './linux/examine.js';
 export { prepare } from './prepare.js';
 export { probeModule } from './probe-modules/define.js';
+export { processesOf, type FileProcesses } from './probe/processes-of.js';
+export type { MappingProcess } from './process/mappers.js';
 export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';
 export { Target } from './probe/target.js';
 export { Uprobe, UprobeModule } from './probe/uprobe.js';

@@ -7,6 +7,7 @@ import type { CountOptions } from './count.js';
 import type { DoctorOptions } from './doctor.js';
 import type { ListOptions } from './list.js';
 import type { PlanOptions } from './plan.js';
+import type { PsOptions } from './ps.js';
 import type { RunOptions } from './run-modules.js';
 import type { TraceOptions } from './trace.js';
 import { UsageError } from './usage-error.js';
@@ -46,6 +47,13 @@ const LIST_HELP = `
 Examples:
   uprobe list libc
   uprobe list node '*Start*' --json`;
+
+const PS_HELP = `
+Processes in containers are seen, too: a file is known by its device and inode, not by its path.
+
+Examples:
+  uprobe ps libc
+  uprobe ps bash --json`;
 
 const PLAN_HELP = `${PROBES}
 
@@ -89,6 +97,7 @@ export function buildProgram(command: readonly string[] | undefined, finish: Fin
   addCount(program, command, finish);
   addRun(program, command, finish);
   addList(program, command, finish);
+  addPs(program, command, finish);
   addPlan(program, command, finish);
   addDoctor(program, command, finish);
   return program;
@@ -184,6 +193,20 @@ function addList(program: Command, command: readonly string[] | undefined, finis
       refuseCommand(command, 'list');
       const { list } = await import('./list.js');
       finish(await list(path, glob, options));
+    });
+}
+
+function addPs(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  program
+    .command('ps')
+    .description('the processes that map a file')
+    .argument('<PATH>', 'a path, a soname or a program in $PATH')
+    .option('--json', 'JSON lines')
+    .addHelpText('after', PS_HELP)
+    .action(async (path: string, options: PsOptions) => {
+      refuseCommand(command, 'ps');
+      const { ps } = await import('./ps.js');
+      finish(ps(path, options));
     });
 }
 
