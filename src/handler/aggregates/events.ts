@@ -1,9 +1,9 @@
 /** A stream of small records with the same fields. */
-import type { EventsAggregate, EventsShape, EventsSource, Field, FieldType } from '../shapes.js';
+import type { EventsAggregate, EventsShape, EventsSource, FieldType } from '../shapes.js';
 import { ATTACH, DELIVER, layOutEvent } from '../shapes.js';
 import { checkedType, normalizer } from './fields.js';
-import type { AnyFieldValue, FieldInput, FieldValue, Normalize } from './fields.js';
-import { readField } from './records.js';
+import type { FieldInput, FieldValue, Normalize } from './fields.js';
+import { eventDecoder, type AnyEvent, type Decode } from './records.js';
 
 /** The fields of an event: names and types. At most 64. */
 export type EventSchema = Readonly<Record<string, FieldType>>;
@@ -38,14 +38,13 @@ const BUSY = 1 << 31;
 const DISCARD = 1 << 30;
 const HEADER = 8;
 
-type AnyEvent = Record<string, AnyFieldValue | undefined>;
 type Listener = (event: AnyEvent) => void;
 
 /** Made by {@link events}. */
 export class Events<S extends EventSchema> implements EventsAggregate {
   readonly shape: EventsShape;
   readonly #names: readonly string[];
-  readonly #fields: readonly Field[];
+  readonly #decode: Decode;
   readonly #bytes: number;
   readonly #normalize: readonly Normalize[];
   readonly #most: number;
@@ -62,9 +61,8 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   constructor(schema: S, options: EventsOptions = {}) {
     this.shape = shapeOf(schema, options);
     this.#most = checkedQueue(options.queue ?? QUEUE);
-    const { fields, bytes } = layOutEvent(this.shape);
-    this.#fields = fields;
-    this.#bytes = bytes;
+    this.#decode = eventDecoder(this.shape);
+    this.#bytes = layOutEvent(this.shape).bytes;
     this.#names = this.shape.fields.map((f) => f.name);
     this.#normalize = this.shape.fields.map((f) => normalizer(`events.emit: ${f.name}`, f.type));
   }
@@ -168,6 +166,7 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   /** For engines. */
   [DELIVER](chunk: Uint8Array): void {
     const view = new DataView(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+    const decode = this.#decode;
     for (let at = 0; at + HEADER <= chunk.length;) {
       const header = view.getUint32(at, true);
       const length = header & ~(BUSY | DISCARD);
@@ -176,19 +175,8 @@ export class Events<S extends EventSchema> implements EventsAggregate {
       if ((header & DISCARD) !== 0) continue;
       // A ring may lie in memory that a program can write to: what is no event is lost.
       if (length < this.#bytes || at > chunk.length) this.#lost++;
-      else if (this.#hasRoom()) this.#give(this.#decode(chunk, view, record));
+      else if (this.#hasRoom()) this.#give(decode(chunk, view, record));
     }
-  }
-
-  #decode(chunk: Uint8Array, view: DataView, at: number): AnyEvent {
-    const low = view.getUint32(at, true);
-    const high = view.getUint32(at + 4, true);
-    const event: AnyEvent = {};
-    for (let i = 0; i < this.#fields.length; i++) {
-      const isThere = ((i < 32 ? low : high) >>> (i & 31)) & 1;
-      event[this.#names[i]!] = isThere ? readField(this.#fields[i]!, chunk, view, at) : undefined;
-    }
-    return event;
   }
 
   /** Whether someone takes the next event, or it can wait; else it is lost. */

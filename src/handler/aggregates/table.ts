@@ -97,7 +97,7 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   at(...key: KeyInput<K>): Adder<C>;
   at(...key: readonly unknown[]): Adder<TableCell> {
     const id = this.#idOf(key);
-    return (this.#cells.get(id)?.cell ?? new NewKey(this.#add, id, key));
+    return this.#cells.get(id)?.cell ?? new NewKey(this.#add, id, key);
   }
 
   readonly #add: Add = (id, key, values) => {
