@@ -100,6 +100,7 @@ void describe('a hit', () => {
     const hit = view(rawHit(memory));
     assert.equal(hit.readString(0x1000n), 'grüße');
     assert.equal(hit.readString(0x1000n, 2), 'gr');
+    assert.equal(hit.readString(0x1000n, 3), 'gr\udcc3', 'half of a character');
     assert.equal(hit.readString(0x1000n, 0), '');
     assert.equal(hit.readString(0x1ff0n, 100), 'a'.repeat(20));
     assert.equal(hit.readString(0x2ff0n), undefined);

@@ -8,7 +8,7 @@
  * What must not be printed as it is: C0 controls and DEL, C1 controls (an 8-bit terminal takes U+009B for ESC [),
  * the line and paragraph separators, the characters that reorder or hide what stands beside them (Unicode TR 36,
  * "bidirectional text spoofing"), the byte order mark, interlinear annotations, tags, and lone surrogates, which
- * no encoding of a string can hold.
+ * no encoding of a string can hold: `utf8.ts` makes them of bytes that are no characters.
  */
 const UNSAFE =
   '\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb' +

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { hex } from '../base/address.js';
 import { UprobeError } from '../base/errors.js';
+import { decodeUtf8 } from '../base/utf8.js';
 import type { RawHit } from '../engines/engine.js';
 import { signalName } from '../linux/signal-name.js';
 import { cgroupOf } from '../process/cgroup.js';
@@ -19,8 +20,6 @@ const LONGEST_READ = 1 << 24;
 const MOST_ARGUMENTS = 256;
 /** FXSAVE keeps xmm0 at byte 160, 16 bytes each (Intel SDM 1, table 10-2). */
 const XMM0 = 160;
-
-const decoder = new TextDecoder();
 
 /** Ends a hit: every later access throws. Only for who made it. */
 export let endHit: (hit: HitView) => void;
@@ -89,7 +88,7 @@ export class HitView implements Hit {
   #readTask(file: 'stat' | 'comm'): string | undefined {
     const { pid, tid } = this.#live();
     try {
-      return readFileSync(`/proc/${pid}/task/${tid}/${file}`, 'utf8');
+      return decodeUtf8(readFileSync(`/proc/${pid}/task/${tid}/${file}`));
     } catch {
       return undefined;
     }
@@ -153,7 +152,7 @@ export class HitView implements Hit {
     const raw = this.#live();
     requireLength('readString', max);
     const bytes = readTerminated(raw, toAddress(address), max);
-    return bytes === undefined ? undefined : decoder.decode(bytes);
+    return bytes === undefined ? undefined : decodeUtf8(bytes);
   }
 
   write(address: bigint, bytes: Uint8Array): void {

@@ -56,7 +56,10 @@ export interface Hit {
   read(address: bigint, type: ScalarType): bigint | undefined;
   /** Read bytes; undefined where any of them is not readable. */
   readBytes(address: bigint, length: number): Uint8Array | undefined;
-  /** Read a NUL-terminated string as UTF-8, at most `max` bytes (default 256); undefined where it is not readable. */
+  /**
+   * Read a NUL-terminated string as UTF-8, at most `max` bytes (default 256); undefined where it is not readable. A byte that is not
+   * UTF-8 becomes the lone surrogate U+DC00 + byte, so different bytes are different strings.
+   */
   readString(address: bigint, max?: number): string | undefined;
   /** Write the target's memory. Throws UprobeError `'not-writable'` where it cannot. */
   write(address: bigint, bytes: Uint8Array): void;

@@ -80,12 +80,20 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   }
 
   /**
-   * Be called with each event, at once; those that have waited come first. What it throws goes to whoever emits. The returned
-   * function ends that.
+   * Be called with each event, at once; those that have waited come first. What it throws is an uncaught exception, and the others
+   * get the event nevertheless. The returned function ends that.
    */
   listen(listener: (event: EventOf<S>) => void): () => void {
     // A function of our own: the same listener may be there twice.
-    const own: Listener = (event) => listener(event as EventOf<S>);
+    const own: Listener = (event) => {
+      try {
+        listener(event as EventOf<S>);
+      } catch (e) {
+        queueMicrotask(() => {
+          throw e;
+        });
+      }
+    };
     this.#listeners = [...this.#listeners, own];
     for (let event = this.#queue.take(); event !== undefined; event = this.#queue.take()) this.#give(event);
     return () => {

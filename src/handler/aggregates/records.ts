@@ -35,14 +35,17 @@ const GETTERS = {
   i64: 'getBigInt64',
 } as const;
 
+interface Seen {
+  readonly bytes: Uint8Array;
+  readonly text: string;
+}
+
 /**
  * Strings repeat: names of threads, paths. One that was seen lately is compared with its bytes, which takes half as long as
  * making it anew.
  */
 class Texts {
-  readonly #seen: ({ readonly bytes: Uint8Array; readonly text: string } | undefined)[] = new Array(
-    4096,
-  ).fill(undefined);
+  readonly #seen = Array.from({ length: 4096 }, (): Seen | undefined => undefined);
 
   /** Up to the first NUL. */
   read(bytes: Uint8Array, from: number, limit: number): string {
@@ -87,7 +90,7 @@ export function eventDecoder(shape: EventsShape): Decode {
       const low = view.getUint32(at, true), high = view.getUint32(at + 4, true);
       return { ${properties.join(', ')} };
     };`;
-    // oxlint-disable-next-line typescript/no-implied-eval, typescript/no-unsafe-call
+    // oxlint-disable-next-line eslint/no-new-func, typescript/no-implied-eval, typescript/no-unsafe-call
     return new Function('texts', body)(texts) as Decode;
   } catch (e) {
     if (!(e instanceof EvalError)) throw e;
