@@ -21,7 +21,7 @@ import {
   STATS,
   ZERO,
 } from '../shapes.js';
-import { isSmall, SMALL, toInteger, type Integer } from './integer.js';
+import { SMALL, toInteger, toSmall, type Integer } from './integer.js';
 import { Parts } from './parts.js';
 import { CounterView, HistogramView, LinearHistogramView, StatsView, WORDS } from './views.js';
 
@@ -50,13 +50,13 @@ export class Counter extends CounterView implements Cell<CounterShape> {
   /** Add a whole number, which may be negative. */
   add(n: Integer): void;
   add(n?: Integer): void {
-    if (arguments.length === 0) n = 1;
-    if (isSmall(n)) {
-      this.#sum += n;
-      if (this.#sum > SMALL || this.#sum < -SMALL) this.#carry();
-    } else {
+    const small = arguments.length === 0 ? 1 : toSmall(n);
+    if (Number.isNaN(small)) {
       this.#parts.keep(BigInt64Array.of(toInteger('counter.add', n)));
+      return;
     }
+    this.#sum += small;
+    if (this.#sum > SMALL || this.#sum < -SMALL) this.#carry();
   }
 
   #carry(): void {
@@ -89,7 +89,9 @@ export class Histogram extends HistogramView implements Cell<HistogramShape> {
 
   /** Count a value. */
   add(value: Integer): void {
-    this.#counts[isSmall(value) ? powerOf(value) : powerOfLarge(toInteger('histogram.add', value))]! += 1;
+    const small = toSmall(value);
+    const word = Number.isNaN(small) ? powerOfLarge(toInteger('histogram.add', value)) : powerOf(small);
+    this.#counts[word]! += 1;
   }
 
   override [WORDS](): BigInt64Array {
@@ -123,7 +125,8 @@ const powerOfLarge = (value: bigint): number =>
 export class LinearHistogram extends LinearHistogramView implements Cell<LinearShape> {
   readonly #parts: Parts;
   readonly #counts: Float64Array;
-  /** As numbers, where those are exact. */
+  /** Whether the limits are exact as numbers. */
+  readonly #isSmall: boolean;
   readonly #min: number;
   readonly #max: number;
   readonly #step: number;
@@ -132,15 +135,20 @@ export class LinearHistogram extends LinearHistogramView implements Cell<LinearS
     super(shape);
     this.#parts = new Parts(shape);
     this.#counts = new Float64Array(linearBuckets(shape) + 2);
-    const small = isSmall(Number(shape.min)) && isSmall(Number(shape.max));
-    this.#min = small ? Number(shape.min) : Number.NaN;
+    this.#isSmall = !Number.isNaN(toSmall(shape.min)) && !Number.isNaN(toSmall(shape.max));
+    this.#min = Number(shape.min);
     this.#max = Number(shape.max);
     this.#step = Number(shape.step);
   }
 
   /** Count a value. */
   add(value: Integer): void {
-    this.#counts[isSmall(value) && this.#min <= SMALL ? this.#bucket(value) : this.#bucketOfAny(value)]! += 1;
+    const small = toSmall(value);
+    const word =
+      this.#isSmall && !Number.isNaN(small)
+        ? this.#bucket(small)
+        : this.#bucketOfLarge(toInteger('linearHistogram.add', value));
+    this.#counts[word]! += 1;
   }
 
   #bucket(value: number): number {
@@ -149,11 +157,10 @@ export class LinearHistogram extends LinearHistogramView implements Cell<LinearS
     const beyond = value - this.#min;
     return 1 + (beyond - (beyond % this.#step)) / this.#step;
   }
-  #bucketOfAny(value: Integer): number {
+  #bucketOfLarge(value: bigint): number {
     const { min, max, step } = this.shape;
-    const integer = toInteger('linearHistogram.add', value);
-    if (integer < min) return 0;
-    return integer >= max ? this.#counts.length - 1 : 1 + Number((integer - min) / step);
+    if (value < min) return 0;
+    return value >= max ? this.#counts.length - 1 : 1 + Number((value - min) / step);
   }
 
   override [WORDS](): BigInt64Array {
@@ -185,14 +192,15 @@ export class Stats extends StatsView implements Cell<StatsShape> {
 
   /** Take a value in. */
   add(value: Integer): void {
-    if (!isSmall(value)) {
+    const small = toSmall(value);
+    if (Number.isNaN(small)) {
       this.#parts.keep(statsOf(1n, toInteger('stats.add', value)));
       return;
     }
     this.#count++;
-    this.#sum += value;
-    if (value < this.#min) this.#min = value;
-    if (value > this.#max) this.#max = value;
+    this.#sum += small;
+    if (small < this.#min) this.#min = small;
+    if (small > this.#max) this.#max = small;
     if (this.#sum > SMALL || this.#sum < -SMALL) this.#carry();
   }
 

@@ -9,9 +9,16 @@ const MOST = rangeOf('u64')[1];
 /** Whole numbers up to here can be added to one another, and stay exact. */
 export const SMALL = 2 ** 52;
 
-/** Whether a value is a small number: the rest of the checks are for others. */
-export const isSmall = (value: unknown): value is number =>
-  Number.isInteger(value) && (value as number) <= SMALL && (value as number) >= -SMALL;
+const [LEAST_SMALL, MOST_SMALL] = [-BigInt(SMALL), BigInt(SMALL)];
+
+/** The value as a number, where it is a small one; not-a-number where it is not, or none at all: `toInteger` has those. */
+export function toSmall(value: unknown): number {
+  if (typeof value === 'bigint')
+    return value <= MOST_SMALL && value >= LEAST_SMALL ? Number(value) : Number.NaN;
+  return Number.isInteger(value) && (value as number) <= SMALL && (value as number) >= -SMALL
+    ? (value as number)
+    : Number.NaN;
+}
 
 /** Any value as a number of 64 bits. `what`: where it was given, for the message. */
 export function toInteger(what: string, value: unknown): bigint {
