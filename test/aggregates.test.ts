@@ -1,6 +1,7 @@
 /** Aggregates: what handlers add, what programs read, and what engines attach. */
 import { describe, it } from 'node:test';
 import assert from 'node:assert/strict';
+import { Worker } from 'node:worker_threads';
 import { counter, events, histogram, linearHistogram, stats, string, table } from 'uprobe';
 import {
   ATTACH,
@@ -13,6 +14,7 @@ import {
 import { makeCell } from '#uprobe/handler/aggregates/cells.js';
 import { mergeCell } from '#uprobe/handler/aggregates/parts.js';
 import { WORDS } from '#uprobe/handler/aggregates/views.js';
+import { assertConforms, documentedSchema } from './helpers/cli.js';
 
 /** Values at which anything can go wrong. */
 const EDGES: readonly bigint[] = [0n, 1n, 31n, 32n, 52n, 53n, 62n, 63n, 64n]
@@ -390,6 +392,71 @@ void describe('An engine', () => {
     t.clear();
     assert.deepEqual(look(), []);
   });
+});
+
+void describe('As JSON', () => {
+  void it('histograms and stats are what docs/json.md says', () => {
+    const cells = {
+      histogram: histogram(),
+      linear: linearHistogram({ min: 0, max: 9, step: 2 }),
+      stats: stats(),
+    };
+    const schemas = { histogram: 'histogram', linear: 'histogram', stats: 'stats' } as const;
+    for (const value of [undefined, -5, 0, 7n, 1n << 63n])
+      for (const [name, cell] of Object.entries(cells)) {
+        if (value !== undefined) cell.add(value);
+        const schema = documentedSchema(schemas[name as keyof typeof schemas]);
+        assertConforms(JSON.parse(JSON.stringify(cell)), schema);
+      }
+  });
+});
+
+void describe('While another thread adds', () => {
+  void it(
+    'everything that is read was added, and in the end all of it is there',
+    { timeout: 60_000 },
+    async () => {
+      const rounds = 200_000;
+      const c = counter();
+      const h = histogram();
+      const memory = new SharedArrayBuffer(8 * 80);
+      const done = new Int32Array(memory, 8 * 79, 1);
+      const source = (first: number, words: number): CellSource => ({
+        cell: () =>
+          BigInt64Array.from(new BigInt64Array(memory, first * 8, words), (_, i) =>
+            Atomics.load(new BigInt64Array(memory), first + i),
+          ),
+        clear: () => assert.fail('nobody clears'),
+      });
+      const ends = [c[ATTACH](source(0, 1)), h[ATTACH](source(1, 66))];
+      const worker = new Worker(
+        `const { workerData: memory } = require('node:worker_threads');
+       const words = new BigInt64Array(memory);
+       for (let i = 0; i < ${rounds}; i++) {
+         Atomics.add(words, 0, 3n);
+         Atomics.add(words, 1 + 2 + (i & 31), 1n);
+       }
+       Atomics.store(new Int32Array(memory, 8 * 79, 1), 0, 1);`,
+        { eval: true, workerData: memory },
+      );
+      let [before, own, readings] = [0n, 0, 0];
+      while (Atomics.load(done, 0) === 0) {
+        c.add(2);
+        h.add(5);
+        own++;
+        const { value } = c;
+        assert.ok(value >= before + 2n && (value - 2n * BigInt(own)) % 3n === 0n);
+        assert.ok(h.count >= own && h.count <= own + rounds);
+        before = value;
+        if (++readings % 50 === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
+      for (const end of ends) end();
+      await worker.terminate();
+      assert.equal(c.value, 3n * BigInt(rounds) + 2n * BigInt(own));
+      assert.equal(h.count, rounds + own);
+      assert.equal(h.buckets().find(({ from }) => from === 4n)?.count, rounds / 32 + own);
+    },
+  );
 });
 
 void it('Types are as written: a compiler checks these', () => {

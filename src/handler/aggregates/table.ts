@@ -128,18 +128,20 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
     return [...this.#merged().values()].map((entry) => this.#view(entry));
   }
 
-  /** The entries with the greatest values: of counters, histograms and stats with the greatest value, count and sum. */
+  /** The first n entries, from the greatest down: by a counter's value, a histogram's count, the sum of stats. */
   top(n: number): TableEntry<K, C>[] {
     const ranked = this.entries().map((entry) => ({ entry, rank: rankOf(entry.value) }));
     ranked.sort((a, b) => (a.rank < b.rank ? 1 : a.rank > b.rank ? -1 : 0));
     return ranked.slice(0, n).map(({ entry }) => entry);
   }
 
-  /** What was added for a key; undefined where nothing was. */
+  /** What was added for a key; undefined where nothing was. Where an engine has a part of it all keys are read: for many, `entries`. */
   get(...key: KeyInput<K>): CellView<C> | undefined;
   get(...key: readonly unknown[]): CellView<C> | undefined {
-    const found = this.#merged().get(this.#idOf(key));
-    return found === undefined ? undefined : this.#view(found).value;
+    const id = this.#idOf(key);
+    const words =
+      this.#sources.size === 0 ? this.#cells.get(id)?.cell[WORDS]() : this.#merged().get(id)?.words;
+    return words === undefined ? undefined : (viewOf(this.shape.cell, words) as CellView<C>);
   }
 
   [Symbol.iterator](): Iterator<TableEntry<K, C>> {
