@@ -1,6 +1,7 @@
 /** What the BPF back end is asked for, and what it makes: instructions that still want the maps they use. Plain data. */
+import type { Refusal } from '../../base/errors.js';
 import type { Program, Span } from '../ir.js';
-import type { Aggregate } from '../shapes.js';
+import { cellWords, type Aggregate, type CellShape } from '../shapes.js';
 
 /** What the kernel at hand can do, and whom it serves. Found by trying. */
 export interface BpfTarget {
@@ -35,23 +36,36 @@ export interface TallyLayout {
   /** Copies of the counts, one for each CPU, or 1. */
   readonly copies: number;
 }
-/** First the ids of the uprobes (`Uprobe.id`), written by us; then for each copy and uprobe these words. */
+/**
+ * First the ids of the uprobes (`Uprobe.id`), written by us; then for each copy and uprobe these words. Each copy begins on a cache line
+ * of its own: an array that is mapped begins on a page.
+ */
 export const TALLY = { hits: 0, missed: 1, errors: 2 } as const;
 export const TALLY_WORDS = 3;
-export const tallyWords = ({ uprobes, copies }: TallyLayout): number => uprobes * (1 + copies * TALLY_WORDS);
-export const tallyIndex = ({ uprobes }: TallyLayout, copy: number, uprobe: number): number =>
-  uprobes + (copy * uprobes + uprobe) * TALLY_WORDS;
+const LINE_WORDS = 8;
+const toLine = (words: number): number => Math.ceil(words / LINE_WORDS) * LINE_WORDS;
+const tallyCopyWords = ({ uprobes }: TallyLayout): number => toLine(uprobes * TALLY_WORDS);
+export const tallyWords = (layout: TallyLayout): number =>
+  toLine(layout.uprobes) + layout.copies * tallyCopyWords(layout);
+export const tallyIndex = (layout: TallyLayout, copy: number, uprobe: number): number =>
+  toLine(layout.uprobes) + copy * tallyCopyWords(layout) + uprobe * TALLY_WORDS;
+
+/** Words from one CPU's cell of an aggregate to the next one's. */
+export const cellStride = (shape: CellShape): number => toLine(cellWords(shape));
 
 /** A map that a program uses. Maps of the same key are one map, also in several programs. */
 export type MapKey =
   | { readonly of: 'tally' }
-  /** Cells of an aggregate: an array of one value, `copies` cells one after the other; of a table, a hash; of events, a ring. */
+  /**
+   * Cells of an aggregate: an array of one value with a cell for each CPU, `cellStride` words apart; of a table, a hash
+   * whose keys are as `layOut` has them and whose values are cells; of events, a ring.
+   */
   | { readonly of: 'aggregate'; readonly aggregate: Aggregate }
-  /** What else an aggregate needs: an empty cell to begin a table's entries with, and its overflow. */
+  /** What else an aggregate needs: of a table one word of overflow, then an empty cell to begin entries with; of events one word, the lost. */
   | { readonly of: 'beside'; readonly aggregate: Aggregate }
   /** What is kept from an entry to its return: shared by the entry and the return program of a request. */
   | { readonly of: 'calls' }
-  /** Working memory that does not fit on the stack. */
+  /** Working memory that does not fit on the stack: one program's own. */
   | { readonly of: 'scratch' };
 
 export interface MapSpec {
@@ -87,3 +101,6 @@ export interface BpfCode {
   /** For each instruction, whose text it comes from, and where in it; undefined: nobody's. */
   readonly origins: readonly ({ readonly program: Program; readonly at: Span } | undefined)[];
 }
+
+export type BpfResult =
+  { readonly ok: true; readonly code: BpfCode } | { readonly ok: false; readonly refusal: Refusal };
