@@ -41,6 +41,8 @@ type Operand = Reg | bigint;
 /** A place in the program, before or after it is known. */
 export interface Label {
   at: number | undefined;
+  /** Something jumps there. */
+  isUsed: boolean;
 }
 
 /** Where a 16-byte load wants a map: its file descriptor, or the address of a byte of its first value. */
@@ -67,6 +69,8 @@ export class Assembler<Origin> {
   readonly #jumps: { readonly at: number; readonly to: Label }[] = [];
   readonly references: MapReference[] = [];
   readonly origins: (Origin | undefined)[] = [];
+  /** The verifier refuses instructions that nothing leads to: they are left out. */
+  #isReached = true;
   /** Of the instructions that come next. */
   origin: Origin | undefined;
 
@@ -76,11 +80,12 @@ export class Assembler<Origin> {
   }
 
   label(): Label {
-    return { at: undefined };
+    return { at: undefined, isUsed: false };
   }
   /** The label is here. */
   place(label: Label): void {
     label.at = this.length;
+    if (label.isUsed) this.#isReached = true;
   }
 
   mov(to: Reg, from: Operand): void {
@@ -92,11 +97,11 @@ export class Assembler<Origin> {
     else this.#wide(to, 0, Number(BigInt.asIntN(32, value)), Number(BigInt.asIntN(32, value >> 32n)));
   }
   loadMap(to: Reg, map: number): void {
-    this.references.push({ at: this.length, map, offset: undefined });
+    if (this.#isReached) this.references.push({ at: this.length, map, offset: undefined });
     this.#wide(to, PSEUDO.mapFd, 0, 0);
   }
   loadMapValue(to: Reg, map: number, offset: number): void {
-    this.references.push({ at: this.length, map, offset });
+    if (this.#isReached) this.references.push({ at: this.length, map, offset });
     this.#wide(to, PSEUDO.mapValue, 0, offset);
   }
 
@@ -125,11 +130,12 @@ export class Assembler<Origin> {
   }
 
   jump(to: Label): void {
-    this.#jumps.push({ at: this.length, to });
+    this.#jumpsTo(to);
     this.#add(CLASS.jmp | JUMP_ALWAYS, 0, 0, 0, 0);
+    this.#isReached = false;
   }
   jumpIf(operation: JumpOperation, left: Reg, right: Operand, to: Label): void {
-    this.#jumps.push({ at: this.length, to });
+    this.#jumpsTo(to);
     this.#operate(CLASS.jmp | JUMP[operation], left, right);
   }
 
@@ -142,6 +148,7 @@ export class Assembler<Origin> {
   }
   exit(): void {
     this.#add(CLASS.jmp | EXIT, 0, 0, 0, 0);
+    this.#isReached = false;
   }
 
   /** The program, with its jumps bound. */
@@ -162,6 +169,11 @@ export class Assembler<Origin> {
     return new Uint8Array(view.buffer);
   }
 
+  #jumpsTo(to: Label): void {
+    if (!this.#isReached) return;
+    this.#jumps.push({ at: this.length, to });
+    to.isUsed = true;
+  }
   #operate(opcode: number, to: Reg, by: Operand): void {
     if (typeof by === 'bigint') this.#add(opcode, to, 0, 0, immediate(by));
     else this.#add(opcode | SOURCE_REGISTER, to, by, 0, 0);
@@ -172,6 +184,7 @@ export class Assembler<Origin> {
     this.#add(0, 0, 0, 0, high);
   }
   #add(opcode: number, destination: number, source: number, offset: number, value: number): void {
+    if (!this.#isReached) return;
     if (offset < -0x8000 || offset > 0x7fff)
       throw new RangeError(`an offset of ${offset} does not fit 16 bits`);
     this.#words.push({ opcode, registers: destination | (source << 4), offset, imm: value });

@@ -43,7 +43,7 @@ const wordsIn = ({ time, args, call }: Needs): number => Number(time) + args.len
 
 const callsMap = (needs: Needs): MapSpec => ({
   key: { of: 'calls' },
-  type: 'lru-hash',
+  type: 'lruHash',
   keyBytes: 16,
   valueBytes: wordsIn(needs) * 8,
   entries: MOST_CALLS,

@@ -92,8 +92,7 @@ class Compilation {
       asm.place(atReturn);
     }
     if (request.attach === 'entry') frame.within(() => this.#entry(kept));
-    // Where it returns to is as far from any place as it is.
-    else frame.within(() => this.#atReturn(withoutBias(kept)));
+    else frame.within(() => this.#atReturn(kept));
     asm.place(this.#out);
     asm.mov(R0, 0n);
     asm.exit();
@@ -190,7 +189,8 @@ class Compilation {
     const needs = this.#needs;
     const missing = asm.label();
     const isTimed = ending.facts.has((expr) => expr.op === 'time' || expr.op === 'duration');
-    let kept = this.#time(isTimed, begun);
+    // Where it returns to is no place of ours: there is nothing to correct.
+    let kept = this.#time(isTimed, { ...begun, bias: undefined });
     this.#claim();
     if (needs) kept = { ...kept, ...findCall(this.#context, needs, missing) };
     if (request.pre === undefined) this.#context.count(TALLY.hits);
@@ -223,24 +223,34 @@ class Compilation {
     return this.#context.sleeps ? SLEEPING_SLOTS : SLOTS;
   }
 
-  /** r9 = a slot of this CPU that nobody has. A hit that finds none is missed. */
+  /**
+   * r9 = a slot of this CPU that nobody has. A hit that finds none is missed. Which one it is, the verifier must not know, for it
+   * would follow everything behind once for each: so it is left in the slot, and taken out again.
+   */
   #claim(): void {
     const { asm, frame, target } = this.#context;
     if (frame.onStack === undefined) return;
-    const isMine = asm.label();
+    const [isMine, missed] = [asm.label(), asm.label()];
     const slots = this.#slots();
+    const map = this.#context.map(this.#scratchMap());
     this.#context.cpuOffset(target.cpus, slots * this.#slotBytes);
-    asm.loadMapValue(SCRATCH, this.#context.map(this.#scratchMap()), 0);
-    if (target.cpus > 1) asm.alu('add', SCRATCH, R0);
     for (let slot = 0; slot < slots; slot++) {
-      if (slot > 0) asm.alu('add', SCRATCH, BigInt(this.#slotBytes));
+      if (slot > 0) asm.alu('add', R0, BigInt(this.#slotBytes));
+      asm.loadMapValue(SCRATCH, map, 0);
+      asm.alu('add', SCRATCH, R0);
       asm.mov(R1, 1n);
       asm.atomic('xchg', SCRATCH, 0, R1);
       asm.jumpIf('eq', R1, 0n, isMine);
     }
+    asm.place(missed);
     this.#context.count(TALLY.missed);
     asm.jump(this.#out);
     asm.place(isMine);
+    asm.store(8, SCRATCH, 8, R0);
+    asm.load(8, R0, SCRATCH, 8);
+    asm.jumpIf('gt', R0, BigInt((target.cpus * slots - 1) * this.#slotBytes), missed); // never
+    asm.loadMapValue(SCRATCH, map, 0);
+    asm.alu('add', SCRATCH, R0);
   }
 
   #release(): void {
@@ -257,8 +267,6 @@ interface Handler {
   readonly program: Program;
   readonly facts: Facts;
 }
-
-const withoutBias = ({ bias: _, ...kept }: Kept): Kept => kept;
 
 const usesCall = ({ program, facts }: Handler): boolean =>
   facts.has((expr) => expr.op === 'call') ||

@@ -35,7 +35,7 @@ export interface Kept {
   /** Thread id in the lower half, process id in the upper, as they count where we are. */
   readonly ids?: Place;
   /** From the place to where the kernel stops. */
-  readonly bias?: Place;
+  readonly bias?: Place | undefined;
   /** Of the call that returns, or that has begun. */
   readonly entryTime?: Place;
   readonly entryArgs?: ReadonlyMap<number, Place>;

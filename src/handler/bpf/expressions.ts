@@ -59,6 +59,8 @@ export class Expressions {
     readonly facts: Facts,
     readonly kept: Kept,
     readonly locals: readonly Local[],
+    /** Where it goes on when an argument on the stack cannot be read; undefined: there is no value. */
+    readonly unreadableStack: Label | undefined,
   ) {
     this.memory = new Memory(context.asm);
   }
@@ -73,7 +75,7 @@ export class Expressions {
         // The seventh is above the return address.
         asm.load(8, R0, R6, savedAt('sp')!);
         asm.alu('add', R0, BigInt((expr.index - 5) * 8));
-        return this.#read('u64', absent);
+        return this.#read('u64', this.unreadableStack ?? absent);
       case 'reg':
         return this.#register(expr.name);
       case 'duration':

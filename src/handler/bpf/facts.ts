@@ -1,4 +1,5 @@
 /** What can be said of a handler before code is made for it. */
+import { encodeUtf8 } from '../../base/utf8.js';
 import { COMM_BYTES, MOST_BYTES, partsOf, someExpr, type Expr, type Program, type Statement } from '../ir.js';
 
 export interface Facts {
@@ -72,7 +73,7 @@ export function factsOf(program: Program, hidesPids: boolean): Facts {
 function bytesIn(expr: Expr, localBytes: readonly number[]): number {
   switch (expr.op) {
     case 'text':
-      return new TextEncoder().encode(expr.value).length;
+      return encodeUtf8(expr.value).length;
     case 'comm':
       return COMM_BYTES;
     case 'str': {

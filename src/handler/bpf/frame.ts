@@ -14,8 +14,8 @@ export class StackFull extends Error {}
 
 /** The register that holds the slot of `scratch`. */
 export const SCRATCH = R9;
-/** The first word of a slot says whether it is taken. */
-const HEADER_BYTES = 8;
+/** The first word of a slot says whether it is taken, the second where it is. */
+const HEADER_BYTES = 16;
 
 export class Frame {
   #stack = 0;

@@ -9,6 +9,7 @@ import {
   type Label,
   type Reg,
 } from '../../arch/bpf/assembler.js';
+import { encodeUtf8 } from '../../base/utf8.js';
 import { beyond, type Place } from './frame.js';
 
 /** What is longer is done in a loop. */
@@ -103,7 +104,8 @@ export class Memory {
   /** On to `differ` where the block is not this text. */
   differFromText(block: Block, text: string, differ: Label): void {
     const words = wordsOf(text);
-    if (words.length * 8 > block.bytes) return this.asm.jump(differ);
+    // Nothing that is read has a NUL inside.
+    if (words.length * 8 > block.bytes || text.includes('\0')) return this.asm.jump(differ);
     words.forEach((word, i) => {
       this.load(R0, beyond(block.place, i * 8));
       if (isImmediate(word)) return this.asm.jumpIf('ne', R0, BigInt.asIntN(64, word), differ);
@@ -153,9 +155,9 @@ export interface Block {
   readonly bytes: number;
 }
 
-/** A text's bytes as words of the machine, the last one filled with NULs. */
+/** A text's bytes, up to the first NUL, as words of the machine; the last one is filled with NULs. */
 function wordsOf(text: string): bigint[] {
-  const bytes = new TextEncoder().encode(text);
+  const bytes = encodeUtf8(text.split('\0', 1)[0]!);
   const padded = new Uint8Array((bytes.length + 7) & ~7);
   padded.set(bytes);
   return [...new BigUint64Array(padded.buffer)];

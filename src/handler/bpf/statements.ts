@@ -16,7 +16,7 @@ import { addToCell } from './cells.js';
 import { cellStride, type MapSpec } from './code.js';
 import { refuse, type Context, type Kept } from './context.js';
 import { Expressions, type Local } from './expressions.js';
-import { readsMemory, type Facts } from './facts.js';
+import { isOnStack, readsMemory, type Facts } from './facts.js';
 import { SCRATCH, type Place } from './frame.js';
 
 type Of<D extends Statement['do']> = Extract<Statement, { do: D }>;
@@ -38,7 +38,7 @@ interface Ways {
 
 /** A handler's code. It falls through at its end; `error`: where it goes on where it has failed. */
 export function handler(context: Context, program: Program, facts: Facts, kept: Kept, error: Label): void {
-  const statements = new Statements(context, program, facts, kept);
+  const statements = new Statements(context, program, facts, kept, error);
   const end = context.asm.label();
   statements.all(program.body, { end, error });
   context.asm.place(end);
@@ -52,7 +52,7 @@ class Statements {
   readonly #locals: readonly Local[];
   readonly #expressions: Expressions;
 
-  constructor(context: Context, program: Program, facts: Facts, kept: Kept) {
+  constructor(context: Context, program: Program, facts: Facts, kept: Kept, error: Label) {
     this.#context = context;
     this.#program = program;
     this.#kept = kept;
@@ -65,7 +65,13 @@ class Statements {
         bytes,
       };
     });
-    this.#expressions = new Expressions(context, facts, kept, this.#locals);
+    this.#expressions = new Expressions(
+      context,
+      facts,
+      kept,
+      this.#locals,
+      program.absent === 'error' ? error : undefined,
+    );
     for (const { place, present, bytes } of this.#locals) {
       // The verifier wants to see the stack written before it is read.
       if (place.base !== SCRATCH) this.#expressions.memory.zero(place, bytes);
@@ -153,15 +159,17 @@ class Statements {
     const { memory } = this.#expressions;
     const { place, present } = this.#locals[statement.local]!;
     const origin = asm.origin;
-    const round = frame.word();
+    const [round, at] = [frame.word(), frame.word()];
     const [again, next, end] = [asm.label(), asm.label(), asm.label()];
     const type = this.#program.locals[statement.local] as IntType;
     const variable: Expr = { op: 'local', type, local: statement.local };
     this.#expressions.value(statement.from, end);
-    memory.store(place, R0);
-    if (present) memory.store(present, 1n);
+    memory.store(at, R0);
     memory.store(round, 0n);
     asm.place(again);
+    memory.load(R0, at);
+    memory.store(place, R0);
+    if (present) memory.store(present, 1n);
     const condition = {
       op: 'compare',
       type: 'bool',
@@ -173,13 +181,10 @@ class Statements {
     this.all(statement.body, { ...ways, loop: { next, end } });
     asm.origin = origin;
     asm.place(next);
-    const step = { op: 'int', type: isSigned(type) ? 'i64' : 'u64', value: statement.step } as const;
-    this.#expressions.value(
-      { op: 'arithmetic', type: step.type, operator: '+', left: variable, right: step },
-      end,
-    );
-    this.#expressions.narrow(step, type);
-    memory.store(place, R0);
+    memory.load(R0, at);
+    asm.load64(R1, statement.step);
+    asm.alu('add', R0, R1);
+    memory.store(at, R0);
     memory.load(R0, round);
     asm.alu('add', R0, 1n);
     memory.store(round, R0);
@@ -289,7 +294,10 @@ class Statements {
     const ring = this.#context.map(ringMap(aggregate, shape));
     const beside = this.#context.map(besideEvents(aggregate));
     const end = asm.label();
-    if (sleeps && fields.some((field) => someExpr(field, readsMemory))) {
+    // Nor may the handler end before it has handed over what it has reserved.
+    const mayEnd = (part: Expr): boolean =>
+      this.#program.absent === 'error' && part.op === 'arg' && isOnStack(part);
+    if (fields.some((field) => someExpr(field, (part) => (sleeps && readsMemory(part)) || mayEnd(part)))) {
       const staged = frame.buffer(bytes);
       this.#record(staged, fields, layout);
       asm.loadMap(R1, ring);
