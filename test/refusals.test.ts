@@ -21,6 +21,7 @@ const NO_CODES = new Set([
   'uprobe-module',
   'uprobe-probes',
   'uprobe-tracer',
+  'utf-8',
   'x86-64-v2',
   'x86-64-v3',
   'x86-64-v4',
