@@ -29,6 +29,7 @@ await build({
     'probe-thread': 'dist/probe-modules/probe-thread.js',
     hooks: 'dist/probe-modules/hooks.js',
     guardian: 'dist/engines/trap/guardian.js',
+    'drain-thread': 'dist/events/drain-thread.js',
   },
 });
 await build({

@@ -1,7 +1,10 @@
 /** The one file that wires the engines to the table. One table for each thread that loads this package. */
 import { onExit } from 'signal-exit';
 import { SpecError, makeRefusal } from './base/errors.js';
-import type { EngineName, EngineSink } from './engines/engine.js';
+import type { Engine, EngineName, EngineSink } from './engines/engine.js';
+import { createKernelEngine } from './engines/kernel/kernel-engine.js';
+import { unavailable } from './engines/kernel/machine.js';
+import * as kernelRefusals from './engines/kernel/refusals.js';
 import { refusalFor, refuseProcesses } from './engines/trap/refusals.js';
 import { closeTracerAt } from './engines/trap/close-tracer.js';
 import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
@@ -18,20 +21,30 @@ import { Uprobe, type UprobeModule } from './probe/uprobe.js';
 // The engines
 
 let trap: TrapEngine | undefined;
-let sinkOfTrap: EngineSink;
+let kernel: Engine | undefined;
+let sinkOf: (name: EngineName) => EngineSink;
 
 /** Made when it is first needed, and anew after it failed. */
 function trapEngine(): TrapEngine {
   if (trap !== undefined) return trap;
+  const sink = sinkOf('trap');
   const made = createTrapEngine({
-    ...sinkOfTrap,
+    ...sink,
     failed: (error) => {
-      leaveWith(undefined);
-      sinkOfTrap.failed(error);
+      trap = undefined;
+      stay();
+      sink.failed(error);
     },
   });
-  leaveWith(made);
+  trap = made;
+  leave();
   return made;
+}
+
+function kernelEngine(): Engine {
+  kernel ??= createKernelEngine(sinkOf('kernel'));
+  leave();
+  return kernel;
 }
 
 let unhook: (() => void) | undefined;
@@ -40,10 +53,14 @@ let unhook: (() => void) | undefined;
  * As long as there is an engine, every way out of this process that can be caught lets its targets go and ends its
  * thread: a normal exit would wait forever for a thread that sleeps in the kernel. Nothing is hooked before.
  */
-function leaveWith(engine: TrapEngine | undefined): void {
+function leave(): void {
+  unhook ??= onExit(closeOwnEngines, { alwaysLast: true });
+}
+
+function stay(): void {
+  if (trap !== undefined || kernel !== undefined) return;
   unhook?.();
-  trap = engine;
-  unhook = engine && onExit(() => engine.closeSync(), { alwaysLast: true });
+  unhook = undefined;
 }
 
 /**
@@ -51,7 +68,10 @@ function leaveWith(engine: TrapEngine | undefined): void {
  * the thread no longer listens closes the engine by its handle.
  */
 export const engineHandle = (): number => trapEngine().handle;
-export const closeOwnEngine = (): void => trap?.closeSync();
+export function closeOwnEngines(): void {
+  trap?.closeSync();
+  kernel?.closeSync();
+}
 export const closeEngineOf = (handle: number): void => closeTracerAt(handle);
 
 const missing = (name: EngineName): EngineOffer => ({
@@ -64,15 +84,19 @@ const missing = (name: EngineName): EngineOffer => ({
 });
 
 /** In the order of preference. */
-function offers(sinkOf: (name: EngineName) => EngineSink): readonly EngineOffer[] {
-  sinkOfTrap = sinkOf('trap');
-  const offered: EngineOffer = {
-    name: 'trap',
-    refuseProcesses,
-    canArm: refusalFor,
-    engine: trapEngine,
-  };
-  return [offered, missing('jump'), missing('kernel')];
+function offers(sinks: (name: EngineName) => EngineSink): readonly EngineOffer[] {
+  sinkOf = sinks;
+  return [
+    { name: 'trap', refuseProcesses, canArm: refusalFor, engine: trapEngine },
+    missing('jump'),
+    {
+      name: 'kernel',
+      refuseProcesses: kernelRefusals.refuseProcesses,
+      canArm: kernelRefusals.refusalFor,
+      unavailable,
+      engine: kernelEngine,
+    },
+  ];
 }
 
 const table = new Table(offers);

@@ -43,7 +43,7 @@ void describe('What a message tells to write', () => {
     ['an address, for a name of several functions', [`${shapes}:twice`], `by address: ${shapes}:@0x`],
     ['forms of an address', [`${calls}:@0xfffffffffff`], 'print it, or a file offset (PATH:0x…). Its code'],
     ['--trust-place', [`${unproven}:@${hexOf(address)}`], 'shows one there), give --trust-place'],
-    ['--engine', [`${calls}:add`, '--engine', 'kernel'], 'Use --engine trap, or leave it out'],
+    ['--engine', [`${calls}:add`, '--engine', 'jump'], 'Use --engine trap, or leave it out'],
     [
       '-p, for an ifunc',
       [`${many}:chosen+1`],
@@ -88,7 +88,7 @@ void describe('What a message tells to write', () => {
         () => assert.fail('it was taken'),
         (e: Error) => e.message,
       );
-    assert.match(await rejection({ engine: 'kernel' }), /Use engine: 'trap', or leave it out/);
+    assert.match(await rejection({ engine: 'jump' }), /Use engine: 'trap', or leave it out/);
     const refusal = (place: object): string => {
       try {
         view.plan(place as { symbol: string });

@@ -18,6 +18,8 @@ export interface ModuleFacts {
   readonly ino: bigint;
   /** The path it was opened by: for messages only. */
   readonly path: string;
+  /** Our descriptor of it, as long as it is probed. */
+  readonly fd: number;
 }
 
 /** One (module, file offset). Plain data: it is sent to other threads as it is. */

@@ -227,7 +227,7 @@ function endWaiting(pid: number): void {
 }
 
 /** The child must never run a signal handler of ours: it inherits a mask that blocks everything. */
-function withSignalsBlocked<T>(body: () => T): T {
+export function withSignalsBlocked<T>(body: () => T): T {
   const all = new BigUint64Array([0xffff_ffff_ffff_ffffn]);
   const scratch = mapRegion(4096);
   check(syscallWithMemory(NR.rtSigprocmask, 1, [SIG_SETMASK, all, scratch.address, 8]), 'rt_sigprocmask');

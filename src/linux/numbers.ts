@@ -1,6 +1,8 @@
 /** System call numbers and constants of x86-64 Linux (arch/x86/entry/syscalls/syscall_64.tbl and the uapi headers). */
 export const NR = {
+  write: 1,
   close: 3,
+  poll: 7,
   mmap: 9,
   munmap: 11,
   rtSigaction: 13,
@@ -17,6 +19,7 @@ export const NR = {
   fork: 57,
   vfork: 58,
   ptrace: 101,
+  setsid: 112,
   prctl: 157,
   gettid: 186,
   futex: 202,
@@ -28,11 +31,15 @@ export const NR = {
   exitGroup: 231,
   tgkill: 234,
   waitid: 247,
+  eventfd2: 290,
   pipe2: 293,
   rtTgsigqueueinfo: 297,
   kcmp: 312,
   memfdCreate: 319,
+  bpf: 321,
+  pidfdOpen: 434,
   clone3: 435,
+  closeRange: 436,
 } as const;
 
 export const ERRNO = {

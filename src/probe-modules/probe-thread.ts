@@ -6,7 +6,7 @@ import { setMaxListeners } from 'node:events';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parentPort, workerData } from 'node:worker_threads';
-import { closeOwnEngine, engineHandle } from '../compose.js';
+import { closeOwnEngines, engineHandle } from '../compose.js';
 import { spawnTarget, uprobes, type HandlerError, type Target } from '../index.js';
 import { UprobeError, messageOf } from '../base/errors.js';
 import { prepare } from '../prepare.js';
@@ -202,7 +202,7 @@ function serve(command: Command): unknown {
       return unloadAll();
     case 'close':
       output.flush();
-      closeOwnEngine();
+      closeOwnEngines();
       Atomics.store(closed, 0, 1);
       Atomics.notify(closed, 0);
       return undefined;

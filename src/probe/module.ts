@@ -45,7 +45,7 @@ export class ProbedModule {
   constructor(code: CodeFile, host: ModuleHost) {
     const { file } = code;
     this.code = code;
-    this.facts = { id: this.id, dev: file.dev, ino: file.ino, path: file.path };
+    this.facts = { id: this.id, dev: file.dev, ino: file.ino, path: file.path, fd: file.fd };
     this.#host = host;
     this.#stamp = file.openedAs;
     this.view = new UprobeModule(this);

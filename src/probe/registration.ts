@@ -2,12 +2,16 @@
 import type { UprobeError } from '../base/errors.js';
 import type { ArmReport, Consumer, EngineName, ProcessSet, Tally } from '../engines/engine.js';
 import type { ResolvedPlace } from './place.js';
+import { mappersOf } from '../process/mappers.js';
 import type { Site } from './site.js';
 import type { CheckedSpec } from './spec.js';
 import type { ArmState } from './types.js';
 import type { Uprobe } from './uprobe.js';
 
 let lastId = 0;
+
+/** The pid in reports of engines that work by files. */
+const WHOEVER_MAPS_IT = 0;
 
 export class Registration {
   readonly id = ++lastId;
@@ -111,7 +115,11 @@ export class Registration {
   states(): ArmState[] {
     const { processes } = this;
     if (processes !== 'all' && !('tree' in processes)) return processes.map((pid) => this.#stateOf(pid));
-    return this.#own().map((r) => this.#stateOf(r.pid));
+    const byFile = this.site.reportOf(WHOEVER_MAPS_IT);
+    const pids = this.#own().map((r) => r.pid);
+    if (byFile === undefined) return pids.map((pid) => this.#stateOf(pid));
+    const now = this.ended ? [] : mappersOf(this.site.facts.module).processes.filter((p) => p.executable);
+    return now.map(({ pid }) => ({ ...this.#stateOf(WHOEVER_MAPS_IT), pid }));
   }
 
   #stateOf(pid: number): ArmState {

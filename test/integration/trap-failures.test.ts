@@ -54,7 +54,7 @@ function site(): SiteFacts {
   const instruction = x64.decode(Uint8Array.of(0x90), image.entry)!;
   const displaced = x64.displace(instruction);
   assert.ok(displaced.ok);
-  const module = { id: 1, dev, ino, path: program };
+  const module = { id: 1, dev, ino, path: program, fd: -1 };
   return { id: 1, module, offset, instruction, template: displaced.template };
 }
 

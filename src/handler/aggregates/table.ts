@@ -1,6 +1,6 @@
 /** A cell for each key. */
 import type { CellShape, FieldType, TableShape, TableSource } from '../shapes.js';
-import { ATTACH, layOut, type Aggregate, type Field } from '../shapes.js';
+import { ATTACH, emptyCell, layOut, type Aggregate, type Field } from '../shapes.js';
 import {
   KEEP,
   makeCell,
@@ -14,7 +14,6 @@ import { checkedType, jsonOf, normalizer } from './fields.js';
 import type { AnyFieldValue, FieldInput, FieldValue, Normalize } from './fields.js';
 import type { Integer } from './integer.js';
 import { mergeCell } from './parts.js';
-import { KeyMap, type Key } from './key-map.js';
 import { readField } from './records.js';
 import { CounterView, HistogramView, LinearHistogramView, StatsView, WORDS } from './views.js';
 
@@ -69,12 +68,10 @@ export interface TableJson {
   readonly overflow: number;
 }
 
-interface Entry {
-  readonly key: Key;
-  readonly cell: Cell;
-}
+/** Keys are found by one value: that of their only field, or a string of all. */
+type Id = AnyFieldValue;
 interface Words {
-  readonly key: Key;
+  readonly key: readonly AnyFieldValue[];
   readonly words: BigInt64Array;
 }
 
@@ -86,9 +83,7 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   readonly shape: TableShape;
   readonly #fields: readonly Field[];
   readonly #normalize: readonly Normalize[];
-  readonly #cells = new KeyMap<Entry>();
-  /** The same, in the order in which they came. */
-  #entries: Entry[] = [];
+  readonly #cells = new Map<Id, { readonly key: readonly AnyFieldValue[]; readonly cell: Cell }>();
   readonly #sources = new Set<TableSource>();
   #overflow = 0;
 
@@ -100,39 +95,37 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
 
   /** What the handler adds to: `.at(key).add(value)`. A key of several fields is given field by field. */
   at(...key: KeyInput<K>): Adder<C>;
-  at(...given: readonly unknown[]): Adder<TableCell> {
-    // More fields than there are would be found, too.
-    const known = given.length === this.#normalize.length && this.#cells.find(given, this.#normalize);
-    return known ? known.cell : new NewKey(this.#add, this.#normalized(given));
+  at(...key: readonly unknown[]): Adder<TableCell> {
+    const id = this.#idOf(key);
+    return this.#cells.get(id)?.cell ?? new NewKey(this.#add, id, key);
   }
 
-  readonly #add: Add = (key, values) => {
-    const known = this.#cells.get(key);
+  readonly #add: Add = (id, key, values) => {
+    const known = this.#cells.get(id);
     if (known !== undefined) return known.cell.add(...(values as []));
     const cell = makeCell(this.shape.cell);
     cell.add(...(values as []));
     if (this.#cells.size >= this.shape.capacity) this.#overflow++;
-    else this.#put({ key, cell });
+    else this.#cells.set(id, { key: this.#normalized(key), cell });
   };
 
-  #put(entry: Entry): Entry {
-    this.#cells.add(entry.key, entry);
-    this.#entries.push(entry);
-    return entry;
+  #normalized(key: readonly unknown[]): AnyFieldValue[] {
+    return this.#normalize.map((normalize, i) => normalize(key[i]));
   }
 
-  #normalized(given: readonly unknown[]): Key {
+  #idOf(key: readonly unknown[]): Id {
     const normalize = this.#normalize;
-    if (given.length !== normalize.length)
-      throw new TypeError(`the table has a key of ${normalize.length} fields, not ${given.length}`);
-    const key: AnyFieldValue[] = [];
-    for (let i = 0; i < normalize.length; i++) key.push(normalize[i]!(given[i]));
-    return key;
+    if (key.length !== normalize.length)
+      throw new TypeError(`the table has a key of ${normalize.length} fields, not ${key.length}`);
+    let id = normalize[0]!(key[0]);
+    // No string has a NUL.
+    for (let i = 1; i < normalize.length; i++) id = `${id}\0${normalize[i]!(key[i])}`;
+    return id;
   }
 
   /** All keys with what was added for them, wherever it is kept; in no order that means anything. */
   entries(): TableEntry<K, C>[] {
-    return this.#merged().map((entry) => this.#view(entry));
+    return [...this.#merged().values()].map((entry) => this.#view(entry));
   }
 
   /** The first n entries, from the greatest down: by a counter's value, a histogram's count, the sum of stats. */
@@ -145,11 +138,9 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   /** What was added for a key; undefined where nothing was. Where an engine has a part of it all keys are read: for many, `entries`. */
   get(...key: KeyInput<K>): CellView<C> | undefined;
   get(...key: readonly unknown[]): CellView<C> | undefined {
-    const wanted = this.#normalized(key);
+    const id = this.#idOf(key);
     const words =
-      this.#sources.size === 0
-        ? this.#cells.get(wanted)?.cell[WORDS]()
-        : this.#merged().find((entry) => entry.key.every((field, i) => field === wanted[i]))?.words;
+      this.#sources.size === 0 ? this.#cells.get(id)?.cell[WORDS]() : this.#merged().get(id)?.words;
     return words === undefined ? undefined : (viewOf(this.shape.cell, words) as CellView<C>);
   }
 
@@ -159,7 +150,7 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
 
   /** How many keys there are. */
   get size(): number {
-    return this.#sources.size === 0 ? this.#cells.size : this.#merged().length;
+    return this.#sources.size === 0 ? this.#cells.size : this.#merged().size;
   }
 
   /** How often something was added for a key for which there was no room. */
@@ -172,7 +163,6 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   /** Forget all keys, wherever they are kept. */
   clear(): void {
     this.#cells.clear();
-    this.#entries = [];
     this.#overflow = 0;
     for (const source of this.#sources) source.clear();
   }
@@ -190,40 +180,36 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
     this.#sources.add(source);
     return () => {
       if (!this.#sources.has(source)) return;
-      // What was kept once stays, also beyond the capacity.
-      for (const { key, words } of this.#read(source)) {
-        const known = this.#cells.get(key) ?? this.#put({ key, cell: makeCell(this.shape.cell) });
-        known.cell[KEEP](words);
-      }
+      for (const { key, words } of this.#read(source)) this.#keep(key, words);
       this.#overflow += Number(source.overflow());
       this.#sources.delete(source);
     };
   }
 
+  /** What was kept once stays, also beyond the capacity. */
+  #keep(key: readonly AnyFieldValue[], words: BigInt64Array): void {
+    const id = this.#idOf(key);
+    let known = this.#cells.get(id);
+    if (known === undefined) this.#cells.set(id, (known = { key, cell: makeCell(this.shape.cell) }));
+    known.cell[KEEP](words);
+  }
+
   *#read(source: TableSource): Iterable<Words> {
     for (const { key, cell } of source.entries()) {
       const view = new DataView(key.buffer, key.byteOffset, key.byteLength);
-      const fields = this.#fields.map((field) => readField(field, key, view, 0));
-      yield { key: this.#normalized(fields), words: cell };
+      yield { key: this.#fields.map((field) => readField(field, key, view, 0)), words: cell };
     }
   }
 
-  #merged(): Words[] {
-    const merged = this.#entries.map(({ key, cell }) => ({ key, words: cell[WORDS]() }));
-    if (this.#sources.size === 0) return merged;
-    const found = new KeyMap<Words>();
-    for (const entry of merged) found.add(entry.key, entry);
+  #merged(): Map<Id, Words> {
+    const merged = new Map<Id, Words>();
+    for (const [id, { key, cell }] of this.#cells) merged.set(id, { key, words: cell[WORDS]() });
     for (const source of this.#sources) {
-      for (const entry of this.#read(source)) {
-        const known = found.get(entry.key);
-        if (known !== undefined) {
-          mergeCell(this.shape.cell, known.words, entry.words);
-          continue;
-        }
-        // The source's words are its own.
-        const own = { key: entry.key, words: entry.words.slice() };
-        found.add(own.key, own);
-        merged.push(own);
+      for (const { key, words } of this.#read(source)) {
+        const id = this.#idOf(key);
+        let known = merged.get(id);
+        if (known === undefined) merged.set(id, (known = { key, words: emptyCell(this.shape.cell) }));
+        mergeCell(this.shape.cell, known.words, words);
       }
     }
     return merged;
@@ -234,19 +220,21 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   }
 }
 
-type Add = (key: Key, values: readonly [] | readonly [Integer]) => void;
+type Add = (id: Id, key: readonly unknown[], values: readonly [] | readonly [Integer]) => void;
 
 /** Of a key that has no cell yet: it gets one when something is added. */
 class NewKey {
   readonly #add: Add;
-  readonly #key: Key;
+  readonly #id: Id;
+  readonly #key: readonly unknown[];
 
-  constructor(add: Add, key: Key) {
+  constructor(add: Add, id: Id, key: readonly unknown[]) {
     this.#add = add;
+    this.#id = id;
     this.#key = key;
   }
   add(...values: readonly [] | readonly [Integer]): void {
-    this.#add(this.#key, values);
+    this.#add(this.#id, this.#key, values);
   }
 }
 

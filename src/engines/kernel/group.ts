@@ -1,0 +1,155 @@
+/**
+ * Uprobes of one file that were registered together, with the same handlers and for the same processes: one program for the entry, one
+ * for the return or one for both, and one link for each of them and each process.
+ */
+import { ProcessError, RefusedError, type UprobeError } from '../../base/errors.js';
+import { closeFd } from '../../linux/fds.js';
+import { LINK_CALL, linkHint, prepareLink, type LinkRequest } from '../../linux/bpf.js';
+import type { Keeper } from '../../linux/keeper.js';
+import { ERRNO, NR } from '../../linux/numbers.js';
+import { SyscallError } from '../../linux/syscall-error.js';
+import { TALLY, tallyIndex, type TallyLayout } from '../../handler/bpf/code.js';
+import type { Consumer, ModuleFacts, SiteFacts, Tally } from '../engine.js';
+import type { KernelAggregates } from './aggregates.js';
+import { compile } from './compile.js';
+import { Programs, type LoadedProgram } from './programs.js';
+
+export interface Member {
+  readonly site: SiteFacts;
+  readonly consumer: Consumer;
+}
+
+/** An operation that the kernel does not know (include/linux/errno.h): an instruction that it will not step over. */
+const ENOTSUPP = 524;
+
+export class Group {
+  readonly #programs: Programs;
+  readonly #module: ModuleFacts;
+  /** By their numbers in the programs. */
+  readonly #members: readonly Member[];
+  readonly #left: Set<number>;
+  readonly #pids: readonly number[];
+  readonly #layout: TallyLayout;
+  /** In the order in which they were made. */
+  #links: number[] = [];
+
+  private constructor(members: readonly Member[], aggregates: KernelAggregates) {
+    const { consumer, site } = members[0]!;
+    this.#members = members;
+    this.#left = new Set(members.keys());
+    this.#module = site.module;
+    this.#pids = consumer.processes === 'all' ? [0] : (consumer.processes as readonly number[]);
+    this.#programs = new Programs(aggregates);
+    const compiled = compile(consumer.programs ?? {}, members.length);
+    if (!Array.isArray(compiled)) throw new RefusedError(site.module.path, compiled);
+    this.#layout = compiled[0]!.code.tally;
+    try {
+      for (const { attach, code } of compiled) this.#programs.load(code, attach);
+      members.forEach((member, i) => (this.#programs.tally[i] = BigInt(member.consumer.id)));
+    } catch (e) {
+      this.#programs.close();
+      throw e;
+    }
+  }
+
+  /** Rejects when any of it cannot be armed, and then nothing of it is. */
+  static async arm(members: readonly Member[], aggregates: KernelAggregates, keeper: Keeper): Promise<Group> {
+    const group = new Group(members, aggregates);
+    try {
+      group.#links = await group.#link(keeper, [...members.keys()]);
+    } catch (e) {
+      group.#programs.close();
+      throw e;
+    }
+    return group;
+  }
+
+  /** Attach these members everywhere, or nowhere. */
+  async #link(keeper: Keeper, numbers: readonly number[]): Promise<number[]> {
+    const links: number[] = [];
+    try {
+      for (const program of this.#programs.loaded)
+        for (const pid of this.#pids) links.push(await this.#linkOne(keeper, program, pid, numbers));
+    } catch (e) {
+      await closeLinks(keeper, links);
+      throw e;
+    }
+    return links;
+  }
+
+  async #linkOne(
+    keeper: Keeper,
+    { fd, attach }: LoadedProgram,
+    pid: number,
+    numbers: readonly number[],
+  ): Promise<number> {
+    const request: LinkRequest = {
+      program: fd,
+      kind: attach,
+      path: `/proc/self/fd/${this.#module.fd}`,
+      offsets: numbers.map((n) => this.#members[n]!.site.offset),
+      cookies: numbers.map((n) => BigInt(n)),
+      pid,
+    };
+    const { args, free } = prepareLink(request);
+    try {
+      const link = await keeper.call(NR.bpf, ...args);
+      if (link < 0) throw this.#linkError(-link, pid);
+      return link;
+    } finally {
+      free();
+    }
+  }
+
+  #linkError(errno: number, pid: number): UprobeError {
+    const { path } = this.#module;
+    if (errno === ERRNO.ESRCH && pid !== 0)
+      return new ProcessError('no-such-process', pid, `there is no process ${pid}`);
+    if (errno === ENOTSUPP)
+      return new RefusedError(path, {
+        code: 'kernel-refuses-instruction',
+        reason: `the kernel does not take a uprobe on ${this.#members.length === 1 ? 'this instruction' : 'one of these instructions'}`,
+      });
+    return new SyscallError(LINK_CALL, errno, linkHint(errno, path));
+  }
+
+  get size(): number {
+    return this.#left.size;
+  }
+
+  /** What a member has counted. */
+  tally(number: number): Tally {
+    const words = this.#programs.tally;
+    let [hits, missed, errors] = [0n, 0n, 0n];
+    for (let copy = 0; copy < this.#layout.copies; copy++) {
+      const at = tallyIndex(this.#layout, copy, number);
+      hits += words[at + TALLY.hits]!;
+      missed += words[at + TALLY.missed]!;
+      errors += words[at + TALLY.errors]!;
+    }
+    return { hits, missed, errors };
+  }
+
+  /** Take members out. When none is left, all of it is closed. Their tallies are final. */
+  async remove(keeper: Keeper, numbers: readonly number[]): Promise<Tally[]> {
+    for (const number of numbers) this.#left.delete(number);
+    const old = this.#links;
+    this.#links = this.#left.size === 0 ? [] : await this.#link(keeper, [...this.#left]);
+    await closeLinks(keeper, old);
+    const tallies = numbers.map((n) => this.tally(n));
+    if (this.#left.size === 0) this.#programs.close();
+    return tallies;
+  }
+
+  /** Everything, without the event loop. */
+  closeNow(keeper: Keeper, milliseconds: number): void {
+    for (const link of this.#links.toReversed()) keeper.callNow(milliseconds, NR.close, link);
+    this.#links = [];
+    this.#programs.close();
+  }
+}
+
+/** The last that was made first: whoever returns finds its entry. A close waits until no program of the link runs any more. */
+async function closeLinks(keeper: Keeper, links: readonly number[]): Promise<void> {
+  for (const link of links.toReversed()) await keeper.call(NR.close, link).catch(() => closeFd(link));
+}

@@ -1,0 +1,108 @@
+/** What this kernel lets this user do, found by trying, once. */
+import { readFileSync, statSync } from 'node:fs';
+import { makeRefusal, messageOf, type Refusal } from '../../base/errors.js';
+import type { BpfTarget } from '../../handler/bpf/code.js';
+import { createMap, linkDirectly, loadProgram } from '../../linux/bpf.js';
+import { kernelFunctions } from '../../linux/btf.js';
+import { closeFd } from '../../linux/fds.js';
+import { memoryFile } from '../../linux/memory-file.js';
+import { errnoName, SyscallError } from '../../linux/syscall-error.js';
+
+/** mov r0, 0; exit */
+// prettier-ignore
+const NOTHING = Uint8Array.of(0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0);
+
+/** include/linux/proc_ns.h: PROC_PID_INIT_INO. */
+const INITIAL_PID_NAMESPACE = 0xefff_fffcn;
+
+const once = <T>(make: () => T): (() => T) => {
+  let made: { readonly value: T } | undefined;
+  return () => (made ??= { value: make() }).value;
+};
+
+/** Why the kernel engine can serve nobody. */
+export const unavailable = once((): Refusal | undefined => {
+  try {
+    tryAll();
+    return undefined;
+  } catch (e) {
+    return refusalOf(e);
+  }
+});
+
+/** A map, a program, and a link to a file of ours that nobody maps. */
+function tryAll(): void {
+  const fds: number[] = [];
+  const keep = (fd: number): number => {
+    fds.push(fd);
+    return fd;
+  };
+  try {
+    keep(createMap({ type: 'array', keyBytes: 4, valueBytes: 8, entries: 1, mapped: true }, 'uprobe_try'));
+    const program = keep(loadProgram({ instructions: NOTHING, kind: 'entry', sleeps: false }, 'uprobe_try'));
+    const path = `/proc/self/fd/${keep(memoryFile('uprobe-try', 4096))}`;
+    keep(linkDirectly({ program, kind: 'entry', path, offsets: [0], cookies: [0n], pid: 0 }));
+  } finally {
+    for (const fd of fds.toReversed()) closeFd(fd);
+  }
+}
+
+export function refusalOf(e: unknown): Refusal {
+  const code = e instanceof SyscallError ? errnoName(e.errno) : '';
+  if (code === 'EPERM' || code === 'EACCES')
+    return makeRefusal(
+      'needs-cap-bpf',
+      `the kernel engine loads programs into the kernel, and this user may not (${messageOf(e)})`,
+      () =>
+        `Run with sudo, or give Node the capabilities once: sudo setcap cap_bpf,cap_perfmon+ep ${process.execPath}. ` +
+        'In a container: --cap-add=BPF --cap-add=PERFMON, with a seccomp profile that allows bpf(2)',
+    );
+  return makeRefusal(
+    'no-uprobe-multi',
+    `this kernel has no uprobes for programs, at many places at once (${messageOf(e)})`,
+    (words) =>
+      `Use Linux 6.6 or later with CONFIG_BPF_SYSCALL and CONFIG_UPROBES, or ${words.engine('trap')}`,
+  );
+}
+
+/** Whether a program with sleeping helpers may be attached. */
+const maySleep = once((): boolean => {
+  try {
+    closeFd(loadProgram({ instructions: NOTHING, kind: 'entry', sleeps: true }, 'uprobe_try'));
+    return true;
+  } catch {
+    return false;
+  }
+});
+
+const sessionFunctions = once((): BpfTarget['session'] => {
+  const ids = kernelFunctions(['bpf_session_cookie', 'bpf_session_is_return']);
+  return ids && { cookie: ids[0]!, isReturn: ids[1]! };
+});
+
+const possibleCpus = once((): number => {
+  const list = readFileSync('/sys/devices/system/cpu/possible', 'latin1');
+  return Number(/(\d+)\s*$/.exec(list)?.[1] ?? 0) + 1;
+});
+
+const pidNamespace = once((): BpfTarget['pidNamespace'] => {
+  const { dev, ino } = statSync('/proc/self/ns/pid', { bigint: true });
+  return ino === INITIAL_PID_NAMESPACE ? undefined : { dev, ino };
+});
+
+/** For the back end. What takes a while to find out is looked at when it is asked for. */
+export const bpfTarget: BpfTarget = {
+  get cpus() {
+    return possibleCpus();
+  },
+  get sleepable() {
+    return maySleep();
+  },
+  get session() {
+    return sessionFunctions();
+  },
+  get pidNamespace() {
+    return pidNamespace();
+  },
+  ownPid: process.pid,
+};

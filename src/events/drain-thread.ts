@@ -1,0 +1,58 @@
+/** The thread that empties rings. Its event loop turns, and it sleeps the longer the less there is to do. */
+import { workerData } from 'node:worker_threads';
+import { RingReader } from '../linux/ring.js';
+import { WORD, type DrainInit, type Order } from './protocol.js';
+
+const { port, loaded } = workerData as DrainInit;
+
+/** At most so much at a time, and so much on its way: what does not fit any more the kernel counts as lost. */
+const CHUNK_BYTES = 1 << 20;
+const UNDER_WAY_BYTES = 64 << 20;
+/** Pauses, ms. */
+const BUSY = 1;
+const IDLE = 10;
+
+interface Drained {
+  readonly reader: RingReader;
+  readonly words: Int32Array;
+}
+const rings = new Map<number, Drained>();
+let pause = IDLE;
+let timer: NodeJS.Timeout | undefined;
+
+function pass(): void {
+  let found = false;
+  for (const [id, ring] of rings) found = drain(id, ring) || found;
+  pause = found ? BUSY : Math.min(IDLE, pause * 2);
+  timer = rings.size > 0 ? setTimeout(pass, pause) : undefined;
+}
+
+function drain(id: number, { reader, words }: Drained): boolean {
+  let found = false;
+  while (Atomics.load(words, WORD.underWay) < UNDER_WAY_BYTES) {
+    if (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) break;
+    const bytes = reader.take(CHUNK_BYTES);
+    if (bytes !== undefined) {
+      Atomics.add(words, WORD.underWay, bytes.length);
+      port.postMessage({ id, bytes }, [bytes.buffer as ArrayBuffer]);
+      found = true;
+    }
+    Atomics.store(words, WORD.lock, 0);
+    if (bytes === undefined || bytes.length < CHUNK_BYTES / 2) break;
+  }
+  return found;
+}
+
+port.on('message', (order: Order) => {
+  if (order.kind === 'remove') {
+    rings.delete(order.id);
+    return;
+  }
+  rings.set(order.id, { reader: new RingReader(order.ring), words: order.words });
+  if (timer !== undefined) clearTimeout(timer);
+  pause = BUSY;
+  pass();
+});
+
+Atomics.store(loaded, 0, 1);
+Atomics.notify(loaded, 0);

@@ -1,0 +1,94 @@
+/** Emptying the rings that programs in the kernel write events to: a thread copies them out, this side hands them over. */
+import { MessageChannel, Worker, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
+import { mapRing, unmapRing, type Ring } from '../linux/bpf.js';
+import { RingReader } from '../linux/ring.js';
+import { WORD, type Chunk, type DrainInit, type Order } from './protocol.js';
+
+/** How long loading may take at most before an exit of the process waits no more, ms. */
+const LOADING_MS = 5000;
+const WHOLE = 1 << 30;
+
+/** A ring that is being emptied. */
+export interface DrainedRing {
+  /** Hand over what is left, and let go of it. Nobody writes to it any more. */
+  close(): void;
+}
+
+interface Drained {
+  readonly ring: Ring;
+  readonly words: Int32Array;
+  readonly deliver: (bytes: Uint8Array) => void;
+}
+
+export class Drain {
+  readonly #rings = new Map<number, Drained>();
+  #lastId = 0;
+  #thread: { readonly worker: Worker; readonly port: MessagePort } | undefined;
+
+  /** Begin to empty a ring (a map of the kernel) of so many bytes. */
+  add(fd: number, bytes: number, deliver: (bytes: Uint8Array) => void): DrainedRing {
+    const ring = mapRing(fd, bytes);
+    const words = new Int32Array(new SharedArrayBuffer(8));
+    const id = ++this.#lastId;
+    this.#rings.set(id, { ring, words, deliver });
+    this.#send({ kind: 'add', id, ring, words });
+    return { close: () => this.#remove(id) };
+  }
+
+  #send(order: Order): void {
+    this.#thread ??= this.#start();
+    this.#thread.port.postMessage(order);
+  }
+
+  #start(): { worker: Worker; port: MessagePort } {
+    const { port1: port, port2: theirs } = new MessageChannel();
+    const loaded = new Int32Array(new SharedArrayBuffer(4));
+    const workerData: DrainInit = { port: theirs, loaded };
+    const worker = new Worker(new URL('./drain-thread.js', import.meta.url), {
+      workerData,
+      transferList: [theirs],
+      execArgv: [],
+      name: 'uprobe-drain',
+    });
+    port.on('message', (chunk: Chunk) => this.#take(chunk));
+    // after the listener, which keeps the process alive
+    port.unref();
+    worker.unref();
+    // Node aborts when a process exits while one of its threads is loading a native addon
+    const waitUntilLoaded = (): void => void Atomics.wait(loaded, 0, 0, LOADING_MS);
+    process.on('exit', waitUntilLoaded);
+    worker.on('exit', () => process.off('exit', waitUntilLoaded));
+    return { worker, port };
+  }
+
+  #take({ id, bytes }: Chunk): void {
+    const drained = this.#rings.get(id);
+    if (drained === undefined) return;
+    Atomics.sub(drained.words, WORD.underWay, bytes.length);
+    drained.deliver(bytes);
+  }
+
+  #remove(id: number): void {
+    const drained = this.#rings.get(id);
+    if (drained === undefined) return;
+    const { ring, words, deliver } = drained;
+    // The thread holds it for the length of a copy; from here on it is ours for good.
+    while (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) Atomics.wait(words, WORD.lock, 1, 1);
+    this.#send({ kind: 'remove', id });
+    for (let m = receiveMessageOnPort(this.#thread!.port); m; m = receiveMessageOnPort(this.#thread!.port))
+      this.#take(m.message as Chunk);
+    this.#rings.delete(id);
+    const rest = new RingReader(ring).take(WHOLE);
+    if (rest !== undefined) deliver(rest);
+    unmapRing(ring);
+  }
+
+  /** End the thread. */
+  async close(): Promise<void> {
+    for (const id of [...this.#rings.keys()]) this.#remove(id);
+    const thread = this.#thread;
+    this.#thread = undefined;
+    thread?.port.close();
+    await thread?.worker.terminate();
+  }
+}

@@ -1,0 +1,28 @@
+/** For tests of the kernel engine: what they need of the machine, and its own account of links. */
+import { spawnSync } from 'node:child_process';
+import { openModule } from 'uprobe';
+import { compileFixture } from './compile.js';
+
+/** For `skip`. */
+export function whyNoKernelEngine(): string | false {
+  using view = openModule(compileFixture('calls'));
+  const plan = view.plan({ symbol: 'add' }, { processes: 'all', preHandler: false });
+  const refusal = plan.engines.find((e) => e.engine === 'kernel')?.refusal;
+  return refusal === undefined ? false : `the kernel engine cannot be used here: ${refusal.reason}`;
+}
+
+export interface Ran {
+  readonly stdout: string;
+  /** What it says of itself: `add=20 fact=100 …`. */
+  count(name: string): bigint;
+}
+
+/** Run a program to its end, which must be a good one. */
+export function runToEnd(program: string, ...args: string[]): Ran {
+  const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${program} ended with ${status}: ${stdout}${stderr}`);
+  return {
+    stdout,
+    count: (name) => BigInt(new RegExp(`\\b${name}=(\\d+)`).exec(stdout)?.[1] ?? -1),
+  };
+}
