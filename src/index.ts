@@ -18,12 +18,16 @@ export {
   table,
   type LinearHistogramOptions,
 } from './handler/aggregates/aggregates.js';
+export { CompileError } from './handler/compile-error.js';
+export type { Compiled } from './handler/compiled-handler.js';
+export { i16, i32, i64, i8, u16, u32, u64, u8, type Conversion } from './handler/conversions.js';
 export { string } from './handler/aggregates/fields.js';
 export { ElfError } from './elf/source.js';
 export { SyscallError } from './linux/syscall-error.js';
 export { examineMachine, type Finding } from './linux/examine.js';
 export { prepare } from './prepare.js';
 export { probeModule } from './probe-modules/define.js';
+export { compiled, type CompiledOptions, type Scope } from './probe/compiled.js';
 export { processesOf, type FileProcesses } from './probe/processes-of.js';
 export type { MappingProcess } from './process/mappers.js';
 export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';

@@ -206,6 +206,19 @@ void describe('Events', () => {
     assert.deepEqual(rest, [2, 3]);
   });
 
+  void it('do not go to who has stopped waiting', async () => {
+    const stream = events({ n: 'u32' });
+    const iterator = stream[Symbol.asyncIterator]();
+    const next = iterator.next();
+    const other = stream[Symbol.asyncIterator]().next();
+    await iterator.return!();
+    stream.emit({ n: 1 });
+    stream.emit({ n: 2 });
+    assert.deepEqual(await next, { done: true, value: undefined });
+    assert.deepEqual(await other, { done: false, value: { n: 1 } });
+    assert.deepEqual(stream.toJSON(), { delivered: 1, waiting: 1, lost: 0 });
+  });
+
   void it('go to all who listen, at once, those that have waited first', () => {
     const stream = events({ n: 'u32' });
     stream.emit({ n: 1 });

@@ -1,5 +1,8 @@
 /** Handlers in the kernel, loaded and run at real calls, mean what the interpreter says. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
   counter,
@@ -12,11 +15,13 @@ import {
 import { string } from '#uprobe/handler/aggregates/fields.js';
 import { compileBpf } from '#uprobe/handler/bpf/compile.js';
 import type { BpfTarget } from '#uprobe/handler/bpf/code.js';
-import type { Expr, IntType, Program, Statement } from '#uprobe/handler/ir.js';
+import type { Expr, IntType, Program, Register, Statement } from '#uprobe/handler/ir.js';
 import type { Aggregate } from '#uprobe/handler/shapes.js';
 import { sessionIds, whyNoBpf } from './helpers/bpf.js';
 import {
   BASE,
+  chosenCalls,
+  inputOf,
   RECORD_WORDS,
   runByInterpreter,
   runInKernel,
@@ -26,6 +31,8 @@ import {
   type Handlers,
 } from './helpers/chosen-calls.js';
 import { ExpressionMaker, interestingWord } from './helpers/handler-generate.js';
+import { temporaryDirectory } from './helpers/compile.js';
+import { until } from './helpers/running.js';
 import { Random } from './helpers/random.js';
 
 const skip = whyNoBpf();
@@ -58,6 +65,20 @@ function agree<A extends readonly Aggregate[]>(
   kernel.aggregates.forEach((aggregate, i) => {
     if (aggregate.shape.kind !== 'events') assert.deepEqual(plain(aggregate), plain(model.aggregates[i]!));
   });
+}
+
+function namespaceOf(process: 'self' | number): { dev: bigint; ino: bigint } {
+  const { dev, ino } = statSync(`/proc/${process}/ns/pid`, { bigint: true });
+  return { dev, ino };
+}
+
+async function childOf(pid: number): Promise<number> {
+  let child = '';
+  await until('it has a child', () => {
+    child = readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim();
+    return child !== '';
+  });
+  return Number(child);
 }
 
 /** Tables have no order. */
@@ -466,6 +487,198 @@ void describe('In the kernel', { skip }, () => {
       },
       { memory, calls: callsFrom(new Random(17), 50) },
     );
+  });
+
+  void it('registers are those of the program; ip is that of the place, whatever the kernel stops at', () => {
+    const reg = (name: Register): Expr => ({ op: 'reg', type: 'u64', name });
+    const names = ['ip', 'sp', 'flags', 'cs', 'ss', 'origAx'] as const;
+    const schema = {
+      ip: 'u64',
+      sp: 'u64',
+      flags: 'u64',
+      cs: 'u64',
+      ss: 'u64',
+      origAx: 'u64',
+      seventh: 'bool',
+    } as const;
+    const seventh: Expr = {
+      op: 'compare',
+      type: 'bool',
+      operator: '==',
+      left: arg(6),
+      right: { op: 'read', type: 'u64', address: plus(reg('sp'), int(8n, 'u64')) },
+    };
+    const handlers: Handlers<[ReturnType<typeof events<typeof schema>>]> = {
+      aggregates: () => [events(schema)],
+      pre: (a) => programOf(a, [emit(...names.map(reg), seventh)]),
+    };
+    const chosen = { memory, calls: callsFrom(new Random(20), 1) };
+    for (const bias of [0, 4]) {
+      const [event] = runInKernel(handlers, chosen, targetHere(), { bias }).events as Record<
+        string,
+        bigint
+      >[];
+      assert.equal((event!['ip']! + BigInt(bias)) & 0xfffn, BigInt(chosenCalls().offset & 0xfff));
+      assert.equal(event!['sp']! & 7n, 0n);
+      assert.equal(event!['flags']! & 0x202n, 0x202n); // always set; interrupts are on
+      assert.deepEqual([event!['cs'], event!['ss'], event!['seventh']], [0x33n, 0x2bn, true]);
+    }
+  });
+
+  void it('the time, the thread, its name and its control group are those of the hit', () => {
+    const schema = {
+      time: 'u64',
+      pid: 'u32',
+      tid: 'u32',
+      cpu: 'u32',
+      comm: string(15),
+      cgroup: 'u64',
+    } as const;
+    const what = (name: 'pid' | 'tid' | 'cpu'): Expr => ({ op: 'of', type: 'u32', what: name });
+    const before = process.hrtime.bigint();
+    const { events: seen, pid } = runInKernel(
+      {
+        aggregates: () => [events(schema)],
+        pre: (a) =>
+          programOf(a, [
+            emit(
+              { op: 'time', type: 'u64' },
+              what('pid'),
+              what('tid'),
+              what('cpu'),
+              { op: 'comm', type: 'string' },
+              { op: 'cgroup', type: 'u64' },
+            ),
+          ]),
+      },
+      { memory, calls: callsFrom(new Random(21), 2) },
+      targetHere(),
+    );
+    const after = process.hrtime.bigint();
+    const [first, second] = seen as {
+      time: bigint;
+      pid: number;
+      tid: number;
+      cpu: number;
+      comm: string;
+      cgroup: bigint;
+    }[];
+    assert.ok(before < first!.time && first!.time < second!.time && second!.time < after);
+    assert.deepEqual([first!.pid, first!.tid, first!.comm], [pid, pid, 'chosen-calls']);
+    assert.ok(first!.cpu < targetHere().cpus);
+    const group = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'latin1'))?.[1];
+    const directory = `/sys/fs/cgroup${group}`;
+    if (existsSync(`${directory}/cgroup.procs`))
+      assert.equal(first!.cgroup, statSync(directory, { bigint: true }).ino);
+  });
+
+  const identified: Handlers<[ReturnType<typeof events<{ readonly pid: 'u32'; readonly tid: 'u32' }>>]> = {
+    aggregates: () => [events({ pid: 'u32', tid: 'u32' })],
+    pre: (a) =>
+      programOf(a, [emit({ op: 'of', type: 'u32', what: 'pid' }, { op: 'of', type: 'u32', what: 'tid' })]),
+  };
+  void it('pids count from the namespace they are wanted in', () => {
+    const chosen = { memory, calls: callsFrom(new Random(22), 1) };
+    const here = namespaceOf('self');
+    const ours = runInKernel(identified, chosen, targetHere({ pidNamespace: here }));
+    assert.deepEqual(ours.events, [{ pid: ours.pid, tid: ours.pid }]);
+    // In another one it has no number here.
+    const inner = ['unshare', '--pid', '--fork'];
+    const foreign = runInKernel(identified, chosen, targetHere({ pidNamespace: here }), { wrapper: inner });
+    assert.deepEqual(foreign.events, [{ pid: undefined, tid: undefined }]);
+    assert.equal(foreign.pid, 1);
+  });
+
+  void it('pids count as they do inside of a container, where we are in it', async () => {
+    const holder = spawn('unshare', ['--pid', '--fork', '--kill-child', 'sleep', '60'], { stdio: 'ignore' });
+    try {
+      const inside = await childOf(holder.pid!);
+      const chosen = { memory, calls: callsFrom(new Random(23), 1) };
+      const wrapper = ['nsenter', '--target', String(inside), '--pid'];
+      const target = targetHere({ pidNamespace: namespaceOf(inside) });
+      const { events: seen, pid } = runInKernel(identified, chosen, target, { wrapper });
+      assert.ok(pid < 10);
+      assert.deepEqual(seen, [{ pid, tid: pid }]);
+      // Hits of the process that is ours, by its pid in there, are left alone: the next one, for nobody else starts any.
+      const own = runInKernel(identified, chosen, { ...target, ownPid: pid + 1 }, { wrapper });
+      assert.equal(own.pid, pid + 1);
+      assert.deepEqual([own.tally.hits, own.events], [0, []]);
+    } finally {
+      holder.kill('SIGKILL');
+    }
+  });
+
+  void it('hits that find no working memory are missed, and so are returns of calls that nobody has seen begin', () => {
+    const large: Handlers<[ReturnType<typeof counter>]> = {
+      aggregates: () => [counter()],
+      pre: (a) =>
+        programOf(a, [{ at, do: 'set', local: 0, value: str(arg(0), 2000) }, add(0, int(1n))], {
+          locals: ['string'],
+        }),
+    };
+    const chosen = { memory, calls: callsFrom(new Random(24), 60) };
+    const none = runInKernel(large, chosen, targetHere(), {
+      prepare: (loaded) => loaded.map('scratch').fill(1),
+    });
+    assert.deepEqual(none.tally, { hits: 0, missed: 60, errors: 0 });
+    assert.equal(none.aggregates[0].value, 0n);
+    const unseen = runInKernel(
+      {
+        aggregates: () => [stats()] as const,
+        return: (a) => programOf(a, [add(0, { op: 'duration', type: 'u64' })], { moment: 'return' }),
+      },
+      chosen,
+      targetHere(),
+      { only: 'return' },
+    );
+    assert.deepEqual(unseen.tally, { hits: 0, missed: 60, errors: 0 });
+  });
+
+  for (const sleepable of [false, true]) {
+    void it(`events that find no room are lost${sleepable ? ', also those that were made elsewhere' : ''}`, () => {
+      const { aggregates, events: seen } = runInKernel(
+        {
+          aggregates: () => [events({ a: 'u64', b: 'u64' }, { buffer: 4096 })] as const,
+          pre: (a) => programOf(a, [emit(arg(0), { op: 'read', type: 'u64', address: int(BASE, 'u64') })]),
+        },
+        { memory, calls: callsFrom(new Random(25), 300) },
+        targetHere({ sleepable }),
+      );
+      assert.equal(seen.length, Math.floor((4096 - 1) / 32));
+      assert.equal(aggregates[0].lost, 300 - seen.length);
+    });
+  }
+
+  void it('nothing is lost where several hit at a time', () => {
+    const handlers = {
+      aggregates: () =>
+        [
+          stats(),
+          histogram(),
+          table({ key: 'u8', value: stats, capacity: 256 }),
+          table({ key: string(100), value: counter, capacity: 50_000 }),
+        ] as const,
+      pre: (a: readonly Aggregate[]) =>
+        programOf(a, [
+          add(0, arg(0)),
+          add(1, arg(1)),
+          add(2, { op: 'convert', type: 'i64', of: arg(0) }, { op: 'convert', type: 'u8', of: arg(2) }),
+          add(3, int(1n), str(arg(3), 600)),
+        ]),
+    };
+    const chosen = { memory, calls: callsFrom(new Random(26), 3000) };
+    const input = join(temporaryDirectory(), 'input');
+    writeFileSync(input, inputOf(chosen.calls));
+    const script = 'for i in 1 2 3 4; do "$@" < "$0" & done; wait';
+    const kernel = runInKernel(handlers, chosen, targetHere(), { wrapper: ['sh', '-c', script, input] });
+    const model = runByInterpreter(
+      handlers,
+      { memory, calls: Array.from({ length: 4 }, () => chosen.calls).flat() },
+      targetHere(),
+      kernel.pid,
+    );
+    assert.deepEqual(kernel.tally, { hits: 12_000, missed: 0, errors: 0 });
+    assert.deepEqual(kernel.aggregates.map(plain), model.aggregates.map(plain));
   });
 
   void it('without handlers hits are counted, under the number of the uprobe', () => {

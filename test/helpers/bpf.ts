@@ -57,6 +57,18 @@ export class KernelMap {
     return new BigInt64Array(this.value.slice().buffer);
   }
 
+  /** Of an array that is not mapped: all bytes. */
+  fill(byte: number): void {
+    const memory = mapRegion(8 + this.spec.valueBytes);
+    memory.bytes.fill(byte, 8);
+    const attribute = (view: DataView): void => {
+      view.setUint32(0, this.fd, true);
+      view.setBigUint64(8, BigInt(memory.address), true);
+      view.setBigUint64(16, BigInt(memory.address + 8), true);
+    };
+    check(bpf(COMMAND.mapUpdate, attribute), 'filling');
+  }
+
   entries(): { key: Uint8Array; cell: BigInt64Array }[] {
     const { keyBytes, valueBytes } = this.spec;
     const memory = mapRegion(keyBytes + 8 + keyBytes + 8 + valueBytes);

@@ -89,20 +89,34 @@ export function inputOf(calls: readonly CallWords[]): Buffer {
   return Buffer.from(BigUint64Array.from(calls.flat(), (word) => BigInt.asUintN(64, word)).buffer);
 }
 
-/** In the kernel. `wrapper`: a command that executes the program. */
+export interface RunOptions {
+  readonly bias?: number;
+  /** A command that executes the program. */
+  readonly wrapper?: readonly string[];
+  /** The number of the uprobe, of how many. */
+  readonly number?: number;
+  readonly uprobes?: number;
+  /** Of what should be attached, only this. */
+  readonly only?: 'entry' | 'return';
+  /** Before the program runs. */
+  readonly prepare?: (loaded: Loaded) => void;
+}
+
+/** In the kernel. */
 export function runInKernel<A extends readonly Aggregate[]>(
   handlers: Handlers<A>,
   { memory, calls }: Chosen,
   target: BpfTarget,
-  options: { bias?: number; wrapper?: readonly string[]; number?: number; uprobes?: number } = {},
+  options: RunOptions = {},
 ): Outcome<A> {
   const { path, offset } = chosenCalls();
-  const { bias = 0, number = 0, uprobes = 1, wrapper = [] } = options;
+  const { bias = 0, number = 0, uprobes = 1, wrapper = [], only } = options;
   const aggregates = handlers.aggregates();
   const [pre, ending] = [handlers.pre?.(aggregates), handlers.return?.(aggregates)];
   const loaded = new Loaded();
   try {
-    const codes = attachesFor({ pre, return: ending }, target).map((attach) => {
+    const attaches = attachesFor({ pre, return: ending }, target).filter((a) => !only || a === only);
+    const codes = attaches.map((attach) => {
       const { code, fd } = loaded.load({ attach, pre, return: ending, uprobes }, target);
       const cookie = (BigInt(bias) << 32n) | BigInt(number);
       loaded.attach(fd, attach, path, [{ offset, cookie }]);
@@ -110,6 +124,7 @@ export function runInKernel<A extends readonly Aggregate[]>(
     });
     const { tally } = codes[0]!;
     new DataView(loaded.map('tally').value.buffer).setBigUint64(number * 8, 4242n, true);
+    options.prepare?.(loaded);
     const [command, ...rest] = [...wrapper, path, memoryFile(memory)];
     const run = spawnSync(command ?? path, rest, { input: inputOf(calls), timeout: 60_000 });
     if (run.status !== 0)
@@ -129,7 +144,7 @@ export function runInKernel<A extends readonly Aggregate[]>(
         missed: counted(TALLY.missed),
         errors: counted(TALLY.errors),
       },
-      pid: run.pid,
+      pid: Number(/\d+/.exec(run.stdout.toString())?.[0]),
       codes,
     };
   } finally {

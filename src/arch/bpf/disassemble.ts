@@ -9,6 +9,7 @@ import {
   INSTRUCTION_BYTES,
   JUMP,
   JUMP_ALWAYS,
+  MODE,
   PSEUDO,
   SIZE,
   SOURCE_REGISTER,
@@ -91,6 +92,14 @@ function jump({ opcode, destination, source, offset, imm }: Decoded): string {
   return `if ${letter}${destination} ${SYMBOLS[nameIn(JUMP, operation)] ?? '?'} ${right} ${to}`;
 }
 
+function atomic(operation: number, at: string, base: number, source: number, offset: number): string {
+  if (operation === ATOMIC.add) return `lock ${at} += r${source}`;
+  const to = `r${base} ${offset < 0 ? '-' : '+'} ${Math.abs(offset)}`;
+  return operation === ATOMIC.xchg
+    ? `r${source} = xchg_64(${to}, r${source})`
+    : `r0 = cmpxchg_64(${to}, r0, r${source})`;
+}
+
 function memory({ opcode, destination, source, offset, imm, next }: Decoded): string {
   const bits = Number(nameIn(SIZE, opcode & 0x18)) * 8;
   const at = (base: number): string =>
@@ -101,9 +110,8 @@ function memory({ opcode, destination, source, offset, imm, next }: Decoded): st
     case CLASS.st:
       return `${at(destination)} = ${imm}`;
     case CLASS.stx:
-      return (opcode & 0xe0) === 0xc0
-        ? `lock ${nameIn(ATOMIC, imm)} ${at(destination)} r${source}`
-        : `${at(destination)} = r${source}`;
+      if ((opcode & 0xe0) !== MODE.atomic) return `${at(destination)} = r${source}`;
+      return atomic(imm, at(destination), destination, source, offset);
     default: {
       if (source === PSEUDO.mapFd) return `r${destination} = map ${imm}`;
       if (source === PSEUDO.mapValue) return `r${destination} = map ${imm} + ${next}`;

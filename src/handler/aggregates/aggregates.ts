@@ -1,5 +1,5 @@
 /** Where handlers leave what they find, and programs read it: the makers. */
-import { ATTACH, linearBuckets, type Aggregate, type LinearShape } from '../shapes.js';
+import { linearBuckets, type LinearShape } from '../shapes.js';
 import { Counter, Histogram, LinearHistogram, Stats } from './cells.js';
 import { Events, type EventSchema, type EventsOptions } from './events.js';
 import { toInteger, type Integer } from './integer.js';
@@ -73,7 +73,3 @@ export const table = <const K extends KeyType, C extends TableCell>(
  */
 export const events = <const S extends EventSchema>(schema: S, options?: EventsOptions): Events<S> =>
   new Events(schema, options);
-
-/** Whether something is one of these. */
-export const isAggregate = (value: unknown): value is Aggregate =>
-  typeof value === 'object' && value !== null && ATTACH in value;

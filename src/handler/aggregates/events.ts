@@ -40,6 +40,12 @@ const HEADER = 8;
 
 type Listener = (event: AnyEvent) => void;
 
+const END = { done: true, value: undefined } as const;
+interface Reader<E> {
+  readonly iterator: AsyncIterator<E, undefined>;
+  readonly answer: (result: IteratorResult<E, undefined>) => void;
+}
+
 /** Made by {@link events}. */
 export class Events<S extends EventSchema> implements EventsAggregate {
   readonly shape: EventsShape;
@@ -50,7 +56,7 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   readonly #most: number;
   readonly #queue = new Queue<AnyEvent>();
   /** Iterators that wait for the next event, the first to come first. */
-  readonly #readers = new Queue<(result: IteratorResult<EventOf<S>, undefined>) => void>();
+  #readers: Reader<EventOf<S>>[] = [];
   #listeners: readonly Listener[] = [];
   /** Of engines: with what they had lost when it was last cleared. */
   readonly #sources = new Map<EventsSource, bigint>();
@@ -104,25 +110,31 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   /** Each event goes to one of those who iterate. They end when it is closed and everything is read. */
   [Symbol.asyncIterator](): AsyncIterableIterator<EventOf<S>, undefined> {
     let over = false;
-    const end = { done: true, value: undefined } as const;
-    return {
+    const iterator: AsyncIterableIterator<EventOf<S>, undefined> = {
       next: () => {
         const event = over ? undefined : this.#queue.take();
         if (event !== undefined) {
           this.#delivered++;
           return Promise.resolve({ done: false, value: event as EventOf<S> });
         }
-        if (over || this.#closed) return Promise.resolve(end);
-        return new Promise((resolve) => this.#readers.put(resolve));
+        if (over || this.#closed) return Promise.resolve(END);
+        return new Promise((answer) => this.#readers.push({ iterator, answer }));
       },
       return: () => {
         over = true;
-        return Promise.resolve(end);
+        this.#dismiss((reader) => reader.iterator === iterator);
+        return Promise.resolve(END);
       },
-      [Symbol.asyncIterator]() {
-        return this;
-      },
+      [Symbol.asyncIterator]: () => iterator,
     };
+    return iterator;
+  }
+
+  /** Tell those who wait for an event that none will come. */
+  #dismiss(whom: (reader: Reader<EventOf<S>>) => boolean): void {
+    const gone = this.#readers.filter(whom);
+    this.#readers = this.#readers.filter((reader) => !whom(reader));
+    for (const { answer } of gone) answer(END);
   }
 
   /** Events handed to someone who reads them. */
@@ -152,8 +164,7 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   close(): void {
     this.#closed = true;
     this.#listeners = [];
-    for (let reader = this.#readers.take(); reader !== undefined; reader = this.#readers.take())
-      reader({ done: true, value: undefined });
+    this.#dismiss(() => true);
   }
 
   toJSON(): EventsJson {
@@ -190,7 +201,7 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   /** Whether someone takes the next event, or it can wait; else it is lost. */
   #hasRoom(): boolean {
     if (this.#closed) return this.#lose();
-    if (this.#listeners.length > 0 || this.#readers.size > 0) return true;
+    if (this.#listeners.length > 0 || this.#readers.length > 0) return true;
     return this.#queue.size < this.#most || this.#lose();
   }
   #lose(): false {
@@ -199,13 +210,13 @@ export class Events<S extends EventSchema> implements EventsAggregate {
   }
 
   #give(event: AnyEvent): void {
-    const reader = this.#readers.take();
+    const reader = this.#readers.shift();
     if (reader === undefined && this.#listeners.length === 0) {
       this.#queue.put(event);
       return;
     }
     this.#delivered++;
-    reader?.({ done: false, value: event as EventOf<S> });
+    reader?.answer({ done: false, value: event as EventOf<S> });
     for (const listener of this.#listeners) listener(event);
   }
 }

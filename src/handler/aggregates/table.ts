@@ -1,6 +1,6 @@
 /** A cell for each key. */
 import type { CellShape, FieldType, TableShape, TableSource } from '../shapes.js';
-import { ATTACH, emptyCell, layOut, type Aggregate, type Field } from '../shapes.js';
+import { ATTACH, layOut, type Aggregate, type Field } from '../shapes.js';
 import {
   KEEP,
   makeCell,
@@ -14,6 +14,7 @@ import { checkedType, jsonOf, normalizer } from './fields.js';
 import type { AnyFieldValue, FieldInput, FieldValue, Normalize } from './fields.js';
 import type { Integer } from './integer.js';
 import { mergeCell } from './parts.js';
+import { KeyMap, type Key } from './key-map.js';
 import { readField } from './records.js';
 import { CounterView, HistogramView, LinearHistogramView, StatsView, WORDS } from './views.js';
 
@@ -68,10 +69,12 @@ export interface TableJson {
   readonly overflow: number;
 }
 
-/** Keys are found by one value: that of their only field, or a string of all. */
-type Id = AnyFieldValue;
+interface Entry {
+  readonly key: Key;
+  readonly cell: Cell;
+}
 interface Words {
-  readonly key: readonly AnyFieldValue[];
+  readonly key: Key;
   readonly words: BigInt64Array;
 }
 
@@ -83,7 +86,9 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   readonly shape: TableShape;
   readonly #fields: readonly Field[];
   readonly #normalize: readonly Normalize[];
-  readonly #cells = new Map<Id, { readonly key: readonly AnyFieldValue[]; readonly cell: Cell }>();
+  readonly #cells = new KeyMap<Entry>();
+  /** The same, in the order in which they came. */
+  #entries: Entry[] = [];
   readonly #sources = new Set<TableSource>();
   #overflow = 0;
 
@@ -95,37 +100,39 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
 
   /** What the handler adds to: `.at(key).add(value)`. A key of several fields is given field by field. */
   at(...key: KeyInput<K>): Adder<C>;
-  at(...key: readonly unknown[]): Adder<TableCell> {
-    const id = this.#idOf(key);
-    return this.#cells.get(id)?.cell ?? new NewKey(this.#add, id, key);
+  at(...given: readonly unknown[]): Adder<TableCell> {
+    // More fields than there are would be found, too.
+    const known = given.length === this.#normalize.length && this.#cells.find(given, this.#normalize);
+    return known ? known.cell : new NewKey(this.#add, this.#normalized(given));
   }
 
-  readonly #add: Add = (id, key, values) => {
-    const known = this.#cells.get(id);
+  readonly #add: Add = (key, values) => {
+    const known = this.#cells.get(key);
     if (known !== undefined) return known.cell.add(...(values as []));
     const cell = makeCell(this.shape.cell);
     cell.add(...(values as []));
     if (this.#cells.size >= this.shape.capacity) this.#overflow++;
-    else this.#cells.set(id, { key: this.#normalized(key), cell });
+    else this.#put({ key, cell });
   };
 
-  #normalized(key: readonly unknown[]): AnyFieldValue[] {
-    return this.#normalize.map((normalize, i) => normalize(key[i]));
+  #put(entry: Entry): Entry {
+    this.#cells.add(entry.key, entry);
+    this.#entries.push(entry);
+    return entry;
   }
 
-  #idOf(key: readonly unknown[]): Id {
+  #normalized(given: readonly unknown[]): Key {
     const normalize = this.#normalize;
-    if (key.length !== normalize.length)
-      throw new TypeError(`the table has a key of ${normalize.length} fields, not ${key.length}`);
-    let id = normalize[0]!(key[0]);
-    // No string has a NUL.
-    for (let i = 1; i < normalize.length; i++) id = `${id}\0${normalize[i]!(key[i])}`;
-    return id;
+    if (given.length !== normalize.length)
+      throw new TypeError(`the table has a key of ${normalize.length} fields, not ${given.length}`);
+    const key: AnyFieldValue[] = [];
+    for (let i = 0; i < normalize.length; i++) key.push(normalize[i]!(given[i]));
+    return key;
   }
 
   /** All keys with what was added for them, wherever it is kept; in no order that means anything. */
   entries(): TableEntry<K, C>[] {
-    return [...this.#merged().values()].map((entry) => this.#view(entry));
+    return this.#merged().map((entry) => this.#view(entry));
   }
 
   /** The first n entries, from the greatest down: by a counter's value, a histogram's count, the sum of stats. */
@@ -138,9 +145,11 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   /** What was added for a key; undefined where nothing was. Where an engine has a part of it all keys are read: for many, `entries`. */
   get(...key: KeyInput<K>): CellView<C> | undefined;
   get(...key: readonly unknown[]): CellView<C> | undefined {
-    const id = this.#idOf(key);
+    const wanted = this.#normalized(key);
     const words =
-      this.#sources.size === 0 ? this.#cells.get(id)?.cell[WORDS]() : this.#merged().get(id)?.words;
+      this.#sources.size === 0
+        ? this.#cells.get(wanted)?.cell[WORDS]()
+        : this.#merged().find((entry) => entry.key.every((field, i) => field === wanted[i]))?.words;
     return words === undefined ? undefined : (viewOf(this.shape.cell, words) as CellView<C>);
   }
 
@@ -150,7 +159,7 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
 
   /** How many keys there are. */
   get size(): number {
-    return this.#sources.size === 0 ? this.#cells.size : this.#merged().size;
+    return this.#sources.size === 0 ? this.#cells.size : this.#merged().length;
   }
 
   /** How often something was added for a key for which there was no room. */
@@ -163,6 +172,7 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   /** Forget all keys, wherever they are kept. */
   clear(): void {
     this.#cells.clear();
+    this.#entries = [];
     this.#overflow = 0;
     for (const source of this.#sources) source.clear();
   }
@@ -180,36 +190,40 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
     this.#sources.add(source);
     return () => {
       if (!this.#sources.has(source)) return;
-      for (const { key, words } of this.#read(source)) this.#keep(key, words);
+      // What was kept once stays, also beyond the capacity.
+      for (const { key, words } of this.#read(source)) {
+        const known = this.#cells.get(key) ?? this.#put({ key, cell: makeCell(this.shape.cell) });
+        known.cell[KEEP](words);
+      }
       this.#overflow += Number(source.overflow());
       this.#sources.delete(source);
     };
   }
 
-  /** What was kept once stays, also beyond the capacity. */
-  #keep(key: readonly AnyFieldValue[], words: BigInt64Array): void {
-    const id = this.#idOf(key);
-    let known = this.#cells.get(id);
-    if (known === undefined) this.#cells.set(id, (known = { key, cell: makeCell(this.shape.cell) }));
-    known.cell[KEEP](words);
-  }
-
   *#read(source: TableSource): Iterable<Words> {
     for (const { key, cell } of source.entries()) {
       const view = new DataView(key.buffer, key.byteOffset, key.byteLength);
-      yield { key: this.#fields.map((field) => readField(field, key, view, 0)), words: cell };
+      const fields = this.#fields.map((field) => readField(field, key, view, 0));
+      yield { key: this.#normalized(fields), words: cell };
     }
   }
 
-  #merged(): Map<Id, Words> {
-    const merged = new Map<Id, Words>();
-    for (const [id, { key, cell }] of this.#cells) merged.set(id, { key, words: cell[WORDS]() });
+  #merged(): Words[] {
+    const merged = this.#entries.map(({ key, cell }) => ({ key, words: cell[WORDS]() }));
+    if (this.#sources.size === 0) return merged;
+    const found = new KeyMap<Words>();
+    for (const entry of merged) found.add(entry.key, entry);
     for (const source of this.#sources) {
-      for (const { key, words } of this.#read(source)) {
-        const id = this.#idOf(key);
-        let known = merged.get(id);
-        if (known === undefined) merged.set(id, (known = { key, words: emptyCell(this.shape.cell) }));
-        mergeCell(this.shape.cell, known.words, words);
+      for (const entry of this.#read(source)) {
+        const known = found.get(entry.key);
+        if (known !== undefined) {
+          mergeCell(this.shape.cell, known.words, entry.words);
+          continue;
+        }
+        // The source's words are its own.
+        const own = { key: entry.key, words: entry.words.slice() };
+        found.add(own.key, own);
+        merged.push(own);
       }
     }
     return merged;
@@ -220,21 +234,19 @@ export class Table<K extends KeyType, C extends TableCell> implements Aggregate<
   }
 }
 
-type Add = (id: Id, key: readonly unknown[], values: readonly [] | readonly [Integer]) => void;
+type Add = (key: Key, values: readonly [] | readonly [Integer]) => void;
 
 /** Of a key that has no cell yet: it gets one when something is added. */
 class NewKey {
   readonly #add: Add;
-  readonly #id: Id;
-  readonly #key: readonly unknown[];
+  readonly #key: Key;
 
-  constructor(add: Add, id: Id, key: readonly unknown[]) {
+  constructor(add: Add, key: Key) {
     this.#add = add;
-    this.#id = id;
     this.#key = key;
   }
   add(...values: readonly [] | readonly [Integer]): void {
-    this.#add(this.#id, this.#key, values);
+    this.#add(this.#key, values);
   }
 }
 
