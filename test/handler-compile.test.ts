@@ -25,22 +25,7 @@ import type { ProgramMoment, Verdict } from '#uprobe/handler/ir.js';
 import type { Aggregate } from '#uprobe/handler/shapes.js';
 import { FakeHit, MEMORY } from './helpers/handler-hits.js';
 import type { HitValues } from './helpers/handler-hits.js';
-
-/** An aggregate that only keeps what is asked of it. */
-function recorder(of: Aggregate, calls: unknown[]): Aggregate {
-  const add =
-    (key: unknown[]) =>
-    (...values: unknown[]) =>
-      calls.push([...key, ...(values.length === 0 ? [1n] : values.map(plain))]);
-  return Object.assign(Object.create(of) as Aggregate, {
-    add: add([]),
-    at: (...key: unknown[]) => ({ add: add([key.map(plain)]) }),
-    emit: (fields: Record<string, unknown>) =>
-      calls.push(Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, plain(value)]))),
-  });
-}
-/** Numbers and bigints mean the same to aggregates. */
-const plain = (value: unknown): unknown => (typeof value === 'number' ? BigInt(value) : value);
+import { recorder } from './helpers/handler-recorder.js';
 
 const SHAPES = {
   c: counter(),
@@ -159,8 +144,8 @@ void describe('A compiled handler', () => {
       { memory: memoryOf('/etc/passwd') },
     );
     assert.deepEqual(calls, [
-      { pid: 42n, path: '/etc/passwd', n: -3n, ok: true },
-      { pid: 43n, path: undefined, n: undefined, ok: false },
+      [{ pid: 42n, path: '/etc/passwd', n: -3n, ok: true }],
+      [{ pid: 43n, path: undefined, n: undefined, ok: false }],
     ]);
   });
 
@@ -411,6 +396,8 @@ void describe('A handler that cannot be compiled', () => {
     ['h.add(hit.comm.length)', 'strings can be compared, be keys and be emitted, and nothing else'],
     ['if (hit.comm < "x") c.add()', 'strings are compared with === and !== only'],
     ['if (hit.comm === `a${1}`) c.add()', /strings cannot be put together here/],
+    ['if (hit.comm === "a\\0") c.add()', 'strings end at their NUL: no other has one'],
+    ['if (hit.comm === "\\ud800") c.add()', /^no sequence of bytes is read as this string/],
     // conditions
     ['if (hit.arg(0)) c.add()', 'a condition is needed, and this is a bigint: write hit.arg(0) !== 0n'],
     [

@@ -97,7 +97,10 @@ class Interpreter {
       case 'add': {
         const target = this.#aggregates[s.aggregate]!;
         if (s.key.length === 0) return this.#with([s.value], s, (_hit, [value]) => target.add(value));
-        return this.#with([s.value, ...s.key], s, (_hit, [value, ...key]) => target.at(...key).add(value));
+        return this.#with([...s.key, s.value], s, (_hit, key) => {
+          const value = key.pop();
+          target.at(...key).add(value);
+        });
       }
       case 'emit':
         return this.#emit(s);

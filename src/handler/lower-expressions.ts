@@ -11,6 +11,7 @@ import type {
   UnaryExpression,
 } from 'acorn';
 import { nearest } from '../base/nearest.js';
+import { cutUtf8 } from '../base/utf8.js';
 import { shortened } from './expression-error.js';
 import type { Fact, Facts } from './facts.js';
 import { either, having, mirrored, narrowed, negated } from './facts.js';
@@ -220,9 +221,11 @@ export class HandlerExpressions {
     if (a.kind !== b.kind) this.#unlike(a, b, operator, node);
     if (a.optional && b.optional)
       this.#report.fail(node, 'both sides may be undefined: look at one of them first (=== undefined)');
+    // Where the left side is absent nobody looks at the right one, which may throw: the one that is there comes first.
+    const [first, second] = a.optional ? [b, a] : [a, b];
     const compared: Expr = isInteger(a)
-      ? this.numbers.compare(operator, a, b, node, this.final)
-      : { op: 'compare', type: 'bool', operator, left: a.expr, right: b.expr };
+      ? this.numbers.compare(operator, first, second, node, this.final)
+      : { op: 'compare', type: 'bool', operator, left: first.expr, right: second.expr };
     const optional = a.optional || b.optional;
     // undefined equals no value.
     const instead: Expr = { op: 'truth', type: 'bool', value: operator === '!=' };
@@ -311,9 +314,18 @@ export class HandlerExpressions {
   }
 
   #text(node: AnyNode, value: string): Value {
-    if (/\p{Surrogate}/u.test(value)) this.#report.fail(node, 'half a character has no bytes');
-    if (value.includes('\0')) this.#report.fail(node, 'strings end at their NUL: no other has one');
+    this.#checkText(node, value);
     return text(node, value);
+  }
+
+  /** Programs' strings are bytes before a NUL, and one sequence of bytes is one string. */
+  #checkText(node: AnyNode, value: string): void {
+    if (value.includes('\0')) this.#report.fail(node, 'strings end at their NUL: no other has one');
+    if (cutUtf8(value, Infinity) !== value)
+      this.#report.fail(
+        node,
+        'no sequence of bytes is read as this string: half a character, or bytes that make one',
+      );
   }
 
   #identifier(node: Identifier): Thing {
@@ -482,7 +494,10 @@ export class HandlerExpressions {
     }
     const given = this.#scope[name];
     const constant = constantOf(node, given);
-    if (constant !== undefined) return constant;
+    if (constant !== undefined) {
+      if (typeof given === 'string') this.#checkText(node, given);
+      return constant;
+    }
     const what =
       typeof given === 'bigint'
         ? `${shortened(String(given))}n, which needs more than 64 bits`

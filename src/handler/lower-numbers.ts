@@ -43,8 +43,6 @@ export class HandlerNumbers {
     this.#integer(operand, '~', node);
     if (operand.kind === 'number') this.#int32(operand, '~');
     const inverse = range(~operand.range.hi, ~operand.range.lo);
-    if (operand.expr.op === 'int' && isPoint(inverse))
-      return whole(node, operand.kind as 'bigint' | 'number', inverse.lo, operand.literal);
     const type = typeFor(inverse) ?? (wraps ? 'u64' : undefined);
     if (type === undefined) {
       const source = this.#report.source(operand.node);
@@ -53,6 +51,8 @@ export class HandlerNumbers {
         `~${source} may not fit in 64 bits: write u64(~${source}) or ~i64(${source})`,
       );
     }
+    if (operand.expr.op === 'int' && isPoint(inverse))
+      return whole(node, operand.kind as 'bigint' | 'number', inverse.lo, operand.literal);
     const of = as(operand.expr, type);
     return this.#made(operand, node, inverse, { op: 'complement', type, of });
   }

@@ -12,7 +12,7 @@ import type {
 } from 'acorn';
 import type { Facts } from './facts.js';
 import { either, having, sameFacts, widened, without } from './facts.js';
-import type { ArithmeticOperator, ProgramMoment, Statement, Type } from './ir.js';
+import type { ArithmeticOperator, Expr, ProgramMoment, Statement, Type } from './ir.js';
 import { someExpr } from './ir.js';
 import { HandlerExpressions } from './lower-expressions.js';
 import { ofRegisters } from './lower-hit.js';
@@ -426,7 +426,8 @@ export class HandlerStatements {
     const key = `local${local.index}`;
     const left = either(either(head, after), out);
     this.#facts = left && without(left, (k) => k === key);
-    if (most <= 0n) return [];
+    // Its end is looked at even so, and may throw.
+    if (most <= 0n && !someExpr(end.expr, mayThrow)) return [];
     return [
       {
         at: spanOf(node),
@@ -435,7 +436,7 @@ export class HandlerStatements {
         from: as(from.expr, this.#expressions.typeOf(local)),
         to: as(end.expr, this.#expressions.typeOf(local)),
         step,
-        most: Number(most),
+        most: Math.max(1, Number(most)),
         body,
       },
     ];
@@ -529,6 +530,9 @@ export class HandlerStatements {
     );
   }
 }
+
+/** `hit.arg` of an argument on the stack. */
+const mayThrow = (expr: Expr): boolean => expr.op === 'arg' && expr.index >= 6;
 
 const KINDS = {
   bigint: 'a bigint',

@@ -1,4 +1,5 @@
 /** Hits over a few bytes of memory, for handlers that are run without any program to probe. */
+import { decodeUtf8 } from '#uprobe/base/utf8.js';
 import { REGISTERS } from '#uprobe/handler/ir.js';
 import type { IntType, Register } from '#uprobe/handler/ir.js';
 
@@ -23,30 +24,47 @@ export interface HitValues {
 
 const ARGUMENTS = ['di', 'si', 'dx', 'cx', 'r8', 'r9'] as const;
 
+type Words = Record<string, bigint>;
+
+/** Registers that remember which of them were written. */
+class FakeRegs {
+  readonly words: Words;
+  readonly written: Words = {};
+  constructor(words: Words) {
+    this.words = words;
+  }
+  static {
+    for (const name of REGISTERS)
+      Object.defineProperty(this.prototype, name, {
+        get(this: FakeRegs) {
+          return this.words[name];
+        },
+        set(this: FakeRegs, value: bigint | number) {
+          this.words[name] = this.written[name] = BigInt.asUintN(64, BigInt(value));
+        },
+      });
+  }
+}
+
+const START: Words = Object.fromEntries(REGISTERS.map((name, i) => [name, BigInt(i) * 0x1111n]));
+
 /** What a plain handler would be given. The seventh argument and those behind it are on a stack that is as long as `args`. */
 export class FakeHit {
   readonly regs: Record<Register, bigint>;
-  readonly #values: HitValues;
-  /** Registers as they were left, other than they were. */
-  readonly written: Partial<Record<Register, bigint>> = {};
+  /** Registers that were written, as they were left. */
+  readonly written: Readonly<Words>;
   call: bigint | undefined;
+  readonly #values: HitValues;
 
   constructor(values: HitValues) {
     this.#values = values;
     this.call = values.call;
-    const words: Record<string, bigint> = {};
-    this.regs = {} as Record<Register, bigint>;
-    for (const [i, name] of REGISTERS.entries()) {
-      const argument = ARGUMENTS.indexOf(name as (typeof ARGUMENTS)[number]);
-      words[name] = argument >= 0 ? (values.args[argument] ?? 0n) : BigInt(i) * 0x1111n;
-      if (name === 'ax' && values.returnValue !== undefined) words[name] = values.returnValue;
-      Object.defineProperty(this.regs, name, {
-        get: () => words[name],
-        set: (value: bigint | number) => {
-          words[name] = this.written[name] = BigInt.asUintN(64, BigInt(value));
-        },
-      });
-    }
+    const words = { ...START };
+    for (const [i, name] of ARGUMENTS.entries()) words[name] = values.args[i] ?? 0n;
+    if (values.returnValue !== undefined) words['ax'] = values.returnValue;
+    const regs = new FakeRegs(words);
+    this.regs = regs as unknown as Record<Register, bigint>;
+    this.written = regs.written;
   }
 
   get pid(): number {
@@ -87,7 +105,7 @@ export class FakeHit {
     const register = ARGUMENTS[n];
     if (register !== undefined) return this.regs[register];
     const value = this.#values.args[n];
-    if (value === undefined) throw new Error(`argument ${n} is not readable`);
+    if (value === undefined) throw new Error('the argument is not readable');
     return value;
   }
   floatArg(n: number): number {
@@ -117,6 +135,6 @@ export class FakeHit {
     const bytes = this.#bytes(at, Number(room < BigInt(max) ? room : BigInt(max)));
     const end = bytes?.indexOf(0) ?? -1;
     if (bytes === undefined || (end < 0 && bytes.length < max)) return undefined;
-    return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString('utf8');
+    return decodeUtf8(end < 0 ? bytes : bytes.subarray(0, end));
   }
 }
