@@ -128,7 +128,10 @@ export class Loaded {
   load(request: BpfRequest, target: BpfTarget): { code: BpfCode; fd: number } {
     const result = compileBpf(request, target);
     if (!result.ok) throw new Error(`${result.refusal.code}: ${result.refusal.reason}`);
-    const { code } = result;
+    return { code: result.code, fd: this.loadCode(result.code, request.attach) };
+  }
+
+  loadCode(code: BpfCode, attach: BpfRequest['attach']): number {
     const own = code.maps.map((spec) => this.#mapFor(spec));
     const memory = mapRegion(code.instructions.length + 8 + 1024 * 1024);
     memory.bytes.set(code.instructions);
@@ -149,11 +152,7 @@ export class Loaded {
         attribute.setUint32(28, logLevel ? 1024 * 1024 : 0, true);
         attribute.setBigUint64(32, logLevel ? BigInt(memory.address + log) : 0n, true);
         attribute.setUint32(44, code.sleeps ? F_SLEEPABLE : 0, true);
-        attribute.setUint32(
-          68,
-          request.attach === 'session' ? TRACE_UPROBE_SESSION : TRACE_UPROBE_MULTI,
-          true,
-        );
+        attribute.setUint32(68, attach === 'session' ? TRACE_UPROBE_SESSION : TRACE_UPROBE_MULTI, true);
       });
     let fd = load(0);
     if (fd < 0) {
@@ -163,7 +162,7 @@ export class Loaded {
       if (fd < 0) throw new VerifierError(`errno ${errno}\n${text.slice(-6000)}`);
     }
     this.#fds.push(fd);
-    return { code, fd };
+    return fd;
   }
 
   #mapFor(spec: MapSpec): KernelMap {
