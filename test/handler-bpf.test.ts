@@ -30,9 +30,9 @@ import {
   type Chosen,
   type Handlers,
 } from './helpers/chosen-calls.js';
-import { ExpressionMaker, interestingWord } from './helpers/handler-generate.js';
 import { temporaryDirectory } from './helpers/compile.js';
 import { until } from './helpers/running.js';
+import { ExpressionMaker, HandlerMaker, interestingWord } from './helpers/handler-generate.js';
 import { Random } from './helpers/random.js';
 
 const skip = whyNoBpf();
@@ -51,19 +51,18 @@ function agree<A extends readonly Aggregate[]>(
   handlers: Handlers<A>,
   chosen: Chosen,
   target: BpfTarget = targetHere(),
+  which = '',
 ): void {
   const kernel = runInKernel(handlers, chosen, target);
   const model = runByInterpreter(handlers, chosen, target, kernel.pid);
-  assert.deepEqual(kernel.tally, {
-    hits: chosen.calls.length,
-    missed: 0,
-    errors: model.errors,
-  });
-  assert.equal(kernel.events.length, model.events.length);
+  const tally = { hits: chosen.calls.length, missed: 0, errors: model.errors };
+  assert.deepEqual(kernel.tally, tally, which);
+  assert.equal(kernel.events.length, model.events.length, which);
   for (let i = 0; i < model.events.length; i++)
-    assert.deepEqual(kernel.events[i], model.events[i], `event ${i}`);
+    assert.deepEqual(kernel.events[i], model.events[i], `event ${i} ${which}`);
   kernel.aggregates.forEach((aggregate, i) => {
-    if (aggregate.shape.kind !== 'events') assert.deepEqual(plain(aggregate), plain(model.aggregates[i]!));
+    if (aggregate.shape.kind !== 'events')
+      assert.deepEqual(plain(aggregate), plain(model.aggregates[i]!), which);
   });
 }
 
@@ -122,6 +121,36 @@ void describe('In the kernel', { skip }, () => {
           },
           { memory, calls: callsFrom(r, 200) },
           targetHere({ sleepable }),
+        );
+      }
+    });
+  }
+
+  for (const sleepable of [false, true]) {
+    void it(`random handlers do what they should do${sleepable ? ', sleeping' : ''}`, () => {
+      const seed = Number(process.env['UPROBE_HANDLER_SEED'] ?? 1);
+      const rounds = Number(process.env['UPROBE_HANDLER_ROUNDS'] ?? 12);
+      for (let round = 0; round < rounds; round++) {
+        const r = new Random(seed + round);
+        const maker = new HandlerMaker(r);
+        const body = maker.body();
+        const absent = r.pick(['skip', 'error'] as const);
+        const handlers = {
+          aggregates: () =>
+            [
+              counter(),
+              histogram(),
+              stats(),
+              table({ key: ['u8', string(12)], value: stats, capacity: 50_000 }),
+              events({ a: 'u64', b: string(100) }, { buffer: 1 << 22 }),
+            ] as const,
+          pre: (a: readonly Aggregate[]) => programOf(a, body, { locals: maker.locals, absent }),
+        };
+        agree(
+          handlers,
+          { memory, calls: callsFrom(r, 200) },
+          targetHere({ sleepable }),
+          `seed ${seed + round}`,
         );
       }
     });

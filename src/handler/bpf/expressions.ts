@@ -288,15 +288,15 @@ export class Expressions {
       }
       case '/':
       case '%':
-        return this.#divide(operator === '/' ? 'div' : 'mod', type, by, absent);
+        if (expr.right.op !== 'int') asm.jumpIf('eq', by as Reg, 0n, absent);
+        else if (expr.right.value === 0n) return asm.jump(absent);
+        return this.#divide(operator === '/' ? 'div' : 'mod', type, by);
     }
   }
 
   /** The processor's BPF divides unsigned numbers everywhere; signed ones, with the one that overflows, only in new kernels. */
-  #divide(operation: 'div' | 'mod', type: 'u64' | 'i64', by: Reg | bigint, absent: Label): void {
+  #divide(operation: 'div' | 'mod', type: 'u64' | 'i64', by: Reg | bigint): void {
     const { asm } = this.context;
-    if (by === 0n) return asm.jump(absent);
-    if (typeof by !== 'bigint') asm.jumpIf('eq', by, 0n, absent);
     if (type === 'u64') return asm.alu(operation, R0, by);
     if (typeof by === 'bigint') asm.mov(R1, by);
     // The sign of the result in r2: of a remainder it is that of what is divided.
