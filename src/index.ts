@@ -29,6 +29,7 @@ export { prepare } from './prepare.js';
 export { probeModule } from './probe-modules/define.js';
 export { compiled, type CompiledOptions, type Scope } from './probe/compiled.js';
 export { processesOf, type FileProcesses } from './probe/processes-of.js';
+export { cgroupPaths } from './process/cgroup.js';
 export type { MappingProcess } from './process/mappers.js';
 export { PtRegs, REGISTER_NAMES, type RegisterName } from './probe/regs.js';
 export { Target } from './probe/target.js';

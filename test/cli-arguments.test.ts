@@ -19,7 +19,7 @@ void describe('Wrong input', () => {
     ['no probe', ['trace', ...run], /missing required argument 'PROBE'/],
     [
       'neither a process nor a command',
-      ['trace', `${calls}:add`],
+      ['trace', `${calls}:add`, '--engine', 'trap'],
       /-p PID, --tree PID, or a command after --/,
     ],
     ['nobody to follow', ['trace', '-f', `${calls}:add`], /-p PID, --tree PID, or a command after --/],

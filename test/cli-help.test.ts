@@ -45,6 +45,20 @@ function type(example: string, pid: number | undefined): Finished {
 
 /** What is to be seen, by a part of the example; the first that fits. */
 const SEEN: readonly (readonly [string, RegExp])[] = [
+  ['count libc:malloc --if', /^ *1 +ls +\d+ +libc:malloc$/m],
+  ['hist libc:malloc arg0 -- ls', /^@\[libc:malloc\]:\n(?:\[.*\|\n)+$/m],
+  ['hist libc:read%return', /^@\[libc:read%return, \d+\]:\n\[/m],
+  ['--linear 0:1024:64 -- ls', /^\[64, 128\) +\d+ \|/m],
+  ['hist bash:xmalloc', /^$/],
+  ['latency libc:malloc libc:free', /^@\[libc:malloc\]:\n(?:\[\d[^]*)+^count \d+ {2}mean /m],
+  ["latency 'libc:*alloc'", /^@\[libc:malloc, false\]:\n\[/m],
+  ['latency libc:malloc --if', /^\[.*\) +\d+ \|/m],
+  ['latency bash:', /^uprobe: no hits$/m],
+  ["top 'libc:*' --no-times", /^ *HITS +RATE\/S {2}PROBE\n/m],
+  ["top 'bash:*'", /places were not hit$/m],
+  ["top 'libc:*alloc'", /^ *\d+ +\S+ +\S+ [nµm]?s +\S+ [nµm]?s +date +libc:malloc$/m],
+  ['ps libc', /^ *\d+ {2}\S+ +node +/m],
+  ['ps bash', /"command":\["bash","-c","echo ready; read line"\]/],
   ['run fault-injection.ts', /^call 20 of malloc in ls \(\d+\) returns 0$/m],
   ['run call-tree.ts coverage.ts', /^ *\d+ {2}execute_command[^]*^main: \d+ of \d+ instructions$/m],
   ['run coverage.ts --help', /^ {2}functions=STRING +globs/m],
@@ -85,7 +99,7 @@ void describe('an example of --help', () => {
     for (const { pid } of running.values()) process.kill(pid, 'SIGKILL');
   });
 
-  for (const command of ['trace', 'count', 'run', 'list', 'plan'])
+  for (const command of ['trace', 'count', 'hist', 'latency', 'top', 'run', 'list', 'ps', 'plan'])
     for (const example of examplesOf(command))
       void it(example, () => {
         const program = /(\S+):\S+ (?:-p|--tree) 4711/.exec(example)?.[1]?.replace("'", '');

@@ -5,12 +5,12 @@ import { RefusedError } from '../base/errors.js';
 import { Alternatives } from './alternatives.js';
 import type { Ending } from './ending.js';
 import { describeRefused } from './places.js';
-import type { Places, RefusedPlace, WantedPlace } from './places.js';
+import type { Handlers, Places, RefusedPlace, WantedPlace } from './places.js';
 import { note } from './output.js';
 import { Reached } from './reached.js';
 import type { Targets, Whom } from './targets.js';
 import { UsageError } from './usage-error.js';
-import { said } from './words.js';
+import { refusalSaid, said } from './words.js';
 
 export interface ArmOptions {
   readonly whom: Whom;
@@ -19,7 +19,7 @@ export interface ArmOptions {
   readonly deadline?: number | undefined;
   readonly ending: Ending;
   /** The handlers of a place; none: its hits are counted. */
-  handlers(wanted: WantedPlace): Pick<UprobeSpec, 'preHandler' | 'postHandler' | 'returnHandler'>;
+  handlers(wanted: WantedPlace): Handlers;
 }
 
 /** What the user asked for, armed. */
@@ -40,6 +40,15 @@ export function describeAbandoned(places: readonly ArmedPlace[]): string | undef
   return `${abandoned} call${abandoned === 1n ? '' : 's'} did not return`;
 }
 
+/** Hits that no handler could run at. */
+export const missedIn = (places: readonly ArmedPlace[]): bigint =>
+  places.flatMap((p) => p.uprobes).reduce((sum, u) => sum + u.nmissed, 0n);
+
+export function missedText(places: readonly ArmedPlace[]): string | undefined {
+  const missed = missedIn(places);
+  return missed === 0n ? undefined : `${missed} hit${missed === 1n ? '' : 's'} could not be handled in time`;
+}
+
 export interface Armed {
   readonly places: readonly ArmedPlace[];
   /** At the end: which places could not be hit, in some process or in all, and why. */
@@ -56,7 +65,9 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   const refused: RefusedPlace[] = [...found.refused];
   const groups: Group[] = [];
   const [only, ...others] = processesOf(options.whom, undefined);
-  const alternatives = isOne(only) && others.length === 0 ? new Alternatives(only) : undefined;
+  // They are looked at from here, at the hits of one process.
+  const mayTell = options.engine !== 'kernel' && isOne(only) && others.length === 0;
+  const alternatives = mayTell ? new Alternatives(only) : undefined;
   const unregister = async (): Promise<void> => {
     await Promise.all([alternatives?.end(), ...groups.map((g) => g.group.unregister())]);
   };
@@ -70,9 +81,8 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
     await unregister();
     throw e;
   }
-  const reasons = describeRefused(refused);
-  if (groups.length === 0) throw new UsageError(`nothing can be probed: ${reasons.join('; ')}`);
-  for (const reason of reasons) note(reason);
+  if (groups.length === 0) throw nothingLeft(refused);
+  for (const reason of describeRefused(refused)) note(reason);
   losses.watch(places);
   return {
     places,
@@ -82,8 +92,17 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   };
 }
 
-/** What the library takes: the processes that are meant alone together, and each tree. Of `pids`, where they are given. */
+/** What the last of several reasons would tell to do, and only that one, would be left undone. */
+function nothingLeft(refused: readonly RefusedPlace[]): UsageError {
+  const remedies = new Set(refused.map((r) => r.remedy));
+  const [remedy] = remedies.size === 1 ? remedies : [];
+  const advice = remedy === undefined ? '' : `. ${remedy}`;
+  return new UsageError(`nothing can be probed: ${describeRefused(refused).join('; ')}${advice}`);
+}
+
+/** What the library takes: all, or those that are meant alone together, and each tree. Of `only`, where it is given. */
 function processesOf({ pids, trees }: Whom, only: readonly number[] | undefined): Processes[] {
+  if (pids.length === 0) return ['all'];
   const meant = only ?? pids;
   const alone = meant.filter((pid) => !trees.has(pid));
   const roots = meant.filter((pid) => trees.has(pid));
@@ -91,7 +110,7 @@ function processesOf({ pids, trees }: Whom, only: readonly number[] | undefined)
 }
 
 const isOne = (processes: Processes | undefined): processes is Processes =>
-  processes !== undefined && (!Array.isArray(processes) || processes.length === 1);
+  processes !== undefined && processes !== 'all' && (!Array.isArray(processes) || processes.length === 1);
 
 interface Group {
   readonly group: UprobeGroup;
@@ -127,7 +146,7 @@ async function registerWhatCanBe(
     const [first] = wanted;
     if (!(e instanceof RefusedError) || wanted.every((w) => w.isNamed)) throw e;
     if (wanted.length === 1) {
-      refused.push({ probe: first!.probe, code: e.code, reason: e.refusal.reason });
+      refused.push({ probe: first!.probe, ...refusalSaid(e.refusal) });
       return;
     }
     const middle = wanted.length >> 1;

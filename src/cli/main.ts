@@ -19,20 +19,22 @@ function splitCommand(argv: readonly string[]): {
     : { ours: argv.slice(0, at), command: argv.slice(at + 1) };
 }
 
+const PROBING = new Set(['trace', 'count', 'hist', 'latency', 'top']);
+
 /**
  * The tracer's thread starts beside us while we read the options: most of the time to the first hit is loading code,
- * and this way two processors do it.
+ * and this way two processors do it. It is for a command, and for processes that are named; not where all are probed.
  */
-function startEarly(ours: readonly string[]): void {
-  const probes = ours[0] === 'trace' || ours[0] === 'count';
-  if (probes && !ours.includes('--help') && !ours.includes('-h')) prepare();
+function startEarly(ours: readonly string[], command: readonly string[] | undefined): void {
+  if (!PROBING.has(ours[0] ?? '') || ours.includes('--help') || ours.includes('-h')) return;
+  if (command !== undefined || ours.some((word) => /^(?:-p|--pid|--tree)/.test(word))) prepare();
 }
 
 async function main(): Promise<number> {
   const { ours, command } = splitCommand(process.argv.slice(2));
   let status = 0;
   try {
-    startEarly(ours);
+    startEarly(ours, command);
     const { buildProgram } = await import('./program.js');
     const program = buildProgram(command, (s) => {
       status = s;

@@ -39,3 +39,31 @@ export function parseMilliseconds(text: string): number {
   }
   return ms;
 }
+
+/** Where a linear histogram begins and ends, and how wide its buckets are. */
+export interface LinearRange {
+  readonly min: bigint;
+  readonly max: bigint;
+  readonly step: bigint;
+}
+
+/** `MIN:MAX:STEP`. */
+export function parseLinear(text: string): LinearRange {
+  const words = text.split(':');
+  if (words.length !== 3 || !words.every((w) => /^(?:-?\d+|0x[0-9a-f]+)$/i.test(w)))
+    throw new InvalidArgumentError('Write MIN:MAX:STEP in whole numbers, as in 0:1000:100.');
+  const [min, max, step] = words.map(BigInt) as [bigint, bigint, bigint];
+  if (min >= max || step < 1n)
+    throw new InvalidArgumentError('MIN must be less than MAX, and STEP at least 1, as in 0:1000:100.');
+  const most = BigInt(MOST_BUCKETS);
+  if (min < -(1n << 63n) || max > (1n << 64n) - 1n)
+    throw new InvalidArgumentError('The limits must fit in 64 bits.');
+  if ((max - min + step - 1n) / step > most)
+    throw new InvalidArgumentError(
+      `There may be ${most} buckets: make STEP ${(max - min + most - 1n) / most} or more.`,
+    );
+  return { min, max, step };
+}
+
+/** More are not looked at; the kernel has each for every CPU. */
+const MOST_BUCKETS = 1000;

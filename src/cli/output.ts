@@ -1,5 +1,5 @@
 /** Where our lines go, as with strace: to stderr beside a command, else to stdout; with -o FILE there. */
-import { openSync, writeSync } from 'node:fs';
+import { constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import { escapeText } from '../base/escape.js';
 import { messageOf } from '../base/errors.js';
@@ -15,6 +15,19 @@ export function openOutput(file: string | undefined, beside: 'command' | 'nothin
     return openSync(file, 'w');
   } catch (e) {
     throw new UsageError(`-o ${file}: ${messageOf(e)}`);
+  }
+}
+
+/**
+ * The same pipe or terminal, opened once more: not to wait for its reader is then a matter of ours alone (O_NONBLOCK belongs to the
+ * open file description, which others share; open(2)). A file never makes anybody wait, and has a position that is shared.
+ */
+export function withoutWaiting(fd: number): number {
+  try {
+    if (!fstatSync(fd).isFIFO() && !isatty(fd)) return fd;
+    return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+  } catch {
+    return fd; // another user's terminal: then we wait
   }
 }
 

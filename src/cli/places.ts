@@ -11,7 +11,9 @@ import type {
   Place,
   PlacePlan,
   PlanOptions,
+  Processes,
   Refusal,
+  UprobeSpec,
 } from '../index.js';
 import { PlaceError, RefusedError } from '../base/errors.js';
 import { globMatcher } from '../base/glob.js';
@@ -19,8 +21,9 @@ import { placeName } from '../outputs/trace-line.js';
 import { noMatch } from './no-match.js';
 import { probeText, symbolText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
-import type { Targets } from './targets.js';
-import { saidBriefly } from './words.js';
+import type { Targets, Whom } from './targets.js';
+import { UsageError } from './usage-error.js';
+import { refusalSaid, saidBriefly } from './words.js';
 
 /** One place to probe. */
 export interface WantedPlace {
@@ -42,6 +45,7 @@ export interface RefusedPlace {
   readonly probe: string;
   readonly code: string;
   readonly reason: string;
+  readonly remedy?: string;
 }
 
 export interface Places {
@@ -49,11 +53,28 @@ export interface Places {
   readonly refused: readonly RefusedPlace[];
 }
 
+export type Handlers = Pick<UprobeSpec, 'preHandler' | 'postHandler' | 'returnHandler'>;
+
 export interface Question {
-  /** Whose libraries a bare name means; empty: those of a program started from here. */
-  readonly pids: readonly number[];
   readonly engine: 'auto' | EngineName;
-  readonly plan: PlanOptions;
+  readonly trustPlace: boolean;
+  /** What would be called there, and where functions return; none: hits are counted. */
+  readonly handlers: (isReturn: boolean) => Handlers;
+}
+
+function planOptions(
+  { trustPlace, handlers }: Question,
+  isReturn: boolean,
+  processes: Processes | undefined,
+): PlanOptions {
+  const { preHandler = false, postHandler, returnHandler = false } = handlers(isReturn);
+  return {
+    trustPlace,
+    preHandler,
+    postHandler: postHandler !== undefined,
+    returnHandler,
+    ...(processes !== undefined && { processes }),
+  };
 }
 
 type Refuse = (name: string, refusal: Refusal) => void;
@@ -66,17 +87,19 @@ interface Match {
   readonly symbol: string | undefined;
 }
 
-export function findPlaces(specs: readonly ProbeSpec[], question: Question): Places {
+export function findPlaces(specs: readonly ProbeSpec[], { pids: all }: Whom, question: Question): Places {
   const wanted: WantedPlace[] = [];
   const refused: RefusedPlace[] = [];
   for (const spec of specs) {
     const { place } = spec;
     if (place.kind === 'glob' || place.kind === 'every') {
-      for (const file of filesOf(spec.pathname, question.pids))
-        addMatches(spec, file, question, wanted, refused);
+      for (const { view, pids } of filesOf(spec.pathname, all)) {
+        const asked = planOptions(question, spec.isReturn, pids ?? (all.length === 0 ? 'all' : all));
+        addMatches(spec, { view, pids }, question, asked, wanted, refused);
+      }
     } else {
       const named = { place: namedPlace(place), probe: spec.text, symbol: undefined, isNamed: true };
-      for (const pids of groupsOf(spec.pathname, question.pids)) wanted.push({ ...spec, ...named, pids });
+      for (const pids of groupsOf(spec.pathname, all)) wanted.push({ ...spec, ...named, pids });
     }
   }
   return { wanted, refused };
@@ -126,22 +149,16 @@ function groupsOf(pathname: string, pids: readonly number[]): (readonly number[]
  * Find out what is wrong with places named for themselves before any process is stopped or started, and while the
  * tracer's thread starts. What a glob means is found when the processes are there: that takes longer, and once.
  */
-export function checkNamed(
-  specs: readonly ProbeSpec[],
-  targets: Targets,
-  question: Omit<Question, 'pids'>,
-): void {
+export function checkNamed(specs: readonly ProbeSpec[], targets: Targets, question: Question): void {
   for (const spec of specs) {
     const { place, pathname, isReturn } = spec;
     if (place.kind === 'glob' || place.kind === 'every') continue;
     for (const { view, pids } of viewsFor(pathname, targets)) {
       try {
-        const processes = pids ?? (targets.kind === 'pids' ? targets.pids : undefined);
-        const asked = { ...question.plan, returnHandler: isReturn };
-        const options = processes === undefined ? asked : { ...asked, processes };
-        for (const plan of view.plans(namedPlace(place), options)) {
+        const named = targets.kind === 'command' ? undefined : targets.kind === 'all' ? 'all' : targets.pids;
+        for (const plan of view.plans(namedPlace(place), planOptions(question, isReturn, pids ?? named))) {
           const refusal = refusedBy(plan, question.engine);
-          if (refusal !== undefined) throw new RefusedError(spec.text, refusal);
+          if (refusal !== undefined) throw refusedError(spec.text, refusal, targets);
         }
       } finally {
         view.close();
@@ -150,9 +167,19 @@ export function checkNamed(
   }
 }
 
+/** Whoever has named no process may not know that all are meant then. */
+function refusedError(probe: string, refusal: Refusal, { kind }: Targets): Error {
+  if (kind !== 'all') return new RefusedError(probe, refusal);
+  const { code, reason, remedy } = refusalSaid(refusal);
+  return new UsageError(
+    `${probe}, in all processes: ${reason}${remedy === undefined ? '' : `. ${remedy}`} (${code}). ` +
+      'Or say which processes: -p PID, --tree PID, or a command after --',
+  );
+}
+
 /** The files a name means to the targets, as far as that can be known before a command has been started. */
 function viewsFor(pathname: string, targets: Targets): NamedFile[] {
-  if (targets.kind === 'pids') return filesOf(pathname, targets.pids);
+  if (targets.kind !== 'command') return filesOf(pathname, targets.pids);
   if (pathname.includes('/')) return [{ view: openModule(pathname), pids: undefined }];
   // Whose linker will look for the library is the interpreter's business: the started process will tell.
   if (isScript(targets.file)) return [];
@@ -175,18 +202,19 @@ function isScript(file: string): boolean {
 function addMatches(
   spec: ProbeSpec,
   { view, pids }: NamedFile,
-  question: Question,
+  { engine }: Question,
+  asked: PlanOptions,
   wanted: WantedPlace[],
   refused: RefusedPlace[],
 ): void {
+  const textOf = (name: string): string =>
+    probeText(spec.pathname, name, spec.isReturn && spec.isImplied !== true);
   try {
     const refuse = (name: string, refusal: Refusal): void =>
-      void refused.push({ probe: probeText(spec.pathname, name, spec.isReturn), ...refusal });
-    const plan = { ...question.plan, returnHandler: spec.isReturn, ...(pids && { processes: pids }) };
-    const asked = { ...question, plan };
-    for (const { name, place, symbol } of matchesOf(spec, view, asked.plan, refuse)) {
-      const probe = probeText(spec.pathname, name, spec.isReturn);
-      const refusal = refusalOf(view, place, asked);
+      void refused.push({ probe: textOf(name), ...refusal });
+    for (const { name, place, symbol } of matchesOf(spec, view, asked, refuse)) {
+      const probe = textOf(name);
+      const refusal = refusalOf(view, place, asked, engine);
       if (refusal !== undefined) refused.push({ probe, ...refusal });
       else wanted.push({ ...spec, probe, place, symbol, pids, isNamed: false });
     }
@@ -196,12 +224,18 @@ function addMatches(
 }
 
 /** Why a place cannot be probed, if so. */
-export function refusalOf(view: ModuleView, place: Place, question: Question): Refusal | undefined {
+function refusalOf(
+  view: ModuleView,
+  place: Place,
+  asked: PlanOptions,
+  engine: 'auto' | EngineName,
+): Refusal | undefined {
   try {
-    return view
-      .plans(place, question.plan)
-      .map((plan) => refusedBy(plan, question.engine))
-      .find((refusal) => refusal !== undefined);
+    const refusal = view
+      .plans(place, asked)
+      .map((plan) => refusedBy(plan, engine))
+      .find((r) => r !== undefined);
+    return refusal && refusalSaid(refusal);
   } catch (e) {
     if (e instanceof PlaceError) return { code: e.code, reason: saidBriefly(e) };
     throw e;

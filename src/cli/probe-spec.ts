@@ -30,6 +30,8 @@ export interface ProbeSpec {
   readonly pathname: string;
   readonly place: ProbePlace;
   readonly isReturn: boolean;
+  /** It was not written: what is shown of its places does not have %return either. */
+  readonly isImplied?: boolean;
 }
 
 /** Behind a function: where it returns. */
@@ -53,6 +55,14 @@ export function parseProbe(text: string): ProbeSpec {
   if (isReturn && !isFunction(place))
     throw wrong(text, 'a return probe takes a whole function: write PATH:SYMBOL%return');
   return { text, pathname, place, isReturn };
+}
+
+/** The same of a function whose return is meant anyway: %return may be left out. */
+export function parseReturn(text: string): ProbeSpec {
+  const spec = parseProbe(text);
+  if (!isFunction(spec.place))
+    throw wrong(text, 'calls are timed from the entry of a function to its return: write PATH:SYMBOL');
+  return { ...spec, isReturn: true, isImplied: !spec.isReturn };
 }
 
 /** What to type for one place of a file: the opposite of `parseProbe`. */

@@ -2,13 +2,16 @@
 import { readFileSync, writeSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { escapeText } from '../base/escape.js';
-import { parseCount, parseMilliseconds, parsePids, parseSeconds } from './options.js';
+import { parseCount, parseLinear, parseMilliseconds, parsePids, parseSeconds } from './options.js';
 import type { CountOptions } from './count.js';
 import type { DoctorOptions } from './doctor.js';
+import type { HistOptions } from './hist.js';
+import type { LatencyOptions } from './latency.js';
 import type { ListOptions } from './list.js';
 import type { PlanOptions } from './plan.js';
 import type { PsOptions } from './ps.js';
 import type { RunOptions } from './run-modules.js';
+import type { TopOptions } from './top.js';
 import type { TraceOptions } from './trace.js';
 import { UsageError } from './usage-error.js';
 
@@ -21,7 +24,9 @@ PROBE names places in a program or library:
   PATH:'str*'          every function that matches (* ? [...])
   PATH:SYMBOL+*        every instruction of a function; PATH:*+* of all functions
   PATH:SYMBOL%return   where the function returns
-bpftrace's uprobe:PATH:SYMBOL and uretprobe:PATH:SYMBOL are understood.`;
+bpftrace's uprobe:PATH:SYMBOL and uretprobe:PATH:SYMBOL are understood.
+
+Without -p, --tree and COMMAND all processes are probed, those to come, too (as root, by the kernel).`;
 
 const TRACE_HELP = `${PROBES}
 
@@ -41,7 +46,38 @@ Examples:
   uprobe count 'libc:*alloc' -- ls
   uprobe count -f 'libc:fopen*' -- sh -c 'ls -l; date'
   uprobe count 'redis-server:*' -p 4711 --duration 5
+  uprobe count libc:malloc --if 'arg0 >= 4096' --by 'comm, size=arg0' -- ls
   uprobe count --json 'bash:main+*' -- bash -c true`;
+
+const HIST_HELP = `${PROBES}
+
+EXPR is an expression as of --args: a whole number. The histogram has powers of two, or with --linear steps.
+
+Examples:
+  uprobe hist libc:malloc arg0 -- ls
+  uprobe hist libc:read%return 'i64(retval)' --if 'i64(retval) > 0' --by arg0 -- cat /etc/passwd
+  uprobe hist libc:malloc arg0 --linear 0:1024:64 -- ls
+  uprobe hist bash:xmalloc -p 4711 arg0 --by pid --json --duration 5`;
+
+const LATENCY_HELP = `${PROBES}
+
+PROBE is a function; from its entry to its return.
+
+Examples:
+  uprobe latency libc:malloc libc:free -- ls
+  uprobe latency 'libc:*alloc' --by 'retval == 0' -- ls
+  uprobe latency libc:malloc --if 'arg0 > 1000' --linear 0:20000:1000 -- ls
+  uprobe latency bash:execute_command --tree 4711 --duration 5`;
+
+const TOP_HELP = `${PROBES}
+
+PROBE is a function, in all its calls that have returned. With --no-times any place: its hits are counted only, which
+costs less.
+
+Examples:
+  uprobe top 'libc:*' --no-times -- ls
+  uprobe top 'bash:*' -p 4711 --interval 0.5 --duration 5
+  uprobe top 'libc:*alloc' libc:free --by comm -f -- sh -c 'ls; date'`;
 
 const LIST_HELP = `
 Examples:
@@ -95,6 +131,9 @@ export function buildProgram(command: readonly string[] | undefined, finish: Fin
     .addHelpText('after', `\nuprobe COMMAND --help tells more of one command.`);
   addTrace(program, command, finish);
   addCount(program, command, finish);
+  addHist(program, command, finish);
+  addLatency(program, command, finish);
+  addTop(program, command, finish);
   addRun(program, command, finish);
   addList(program, command, finish);
   addPs(program, command, finish);
@@ -120,19 +159,29 @@ function withProcesses(command: Command): Command {
     .option('-f, --follow', 'with the descendants of each -p or of COMMAND');
 }
 
-/** What trace and count have in common. */
-function withTargets(command: Command): Command {
+/** What all that probe have in common. */
+function withTargets(command: Command, words = 'PROBE...'): Command {
+  for (const word of words.split(' ')) command.argument(`<${word}>`);
   return withProcesses(
-    command
-      .argument('<PROBE...>')
-      .usage('PROBE... [-p PID | --tree PID]... [options] [-- COMMAND [ARGUMENTS...]]'),
+    command.usage(`${words} [-p PID | --tree PID]... [options] [-- COMMAND [ARGUMENTS...]]`),
   )
+    .option('--if <EXPR>', 'only hits for which it is true: \'arg0 > 100 && comm == "ls"\'')
     .option('--duration <SECONDS>', 'end after so many seconds', parseSeconds)
     .option('-o, --output <FILE>', 'write the lines there')
     .option('--json', 'JSON lines')
     .addOption(engineOption())
     .option('--trust-place', 'probe also where it cannot be proven that an instruction starts');
 }
+
+const withKeys = (command: Command): Command =>
+  command.option('--by <LIST>', "results apart for each value: pid, comm, cgroup, 'size=arg0', …");
+
+const withLinear = (command: Command): Command =>
+  command.addOption(
+    new Option('--linear <MIN:MAX:STEP>', 'buckets of one width, in place of powers of two').argParser(
+      parseLinear,
+    ),
+  );
 
 const engineOption = (): Option =>
   new Option('--engine <NAME>', 'how threads are diverted')
@@ -153,11 +202,47 @@ function addTrace(program: Command, command: readonly string[] | undefined, fini
 }
 
 function addCount(program: Command, command: readonly string[] | undefined, finish: Finish): void {
-  withTargets(program.command('count').description('how often each place is hit'))
+  withKeys(withTargets(program.command('count').description('how often each place is hit')))
     .addHelpText('after', COUNT_HELP)
     .action(async (probes: string[], options: CountOptions) => {
       const { count } = await import('./count.js');
       finish(await count(probes, options, command));
+    });
+}
+
+function addHist(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  const hist = program.command('hist').description('a histogram of a value at a place');
+  withLinear(withKeys(withTargets(hist, 'PROBE EXPR')))
+    .addHelpText('after', HIST_HELP)
+    .action(async (probe: string, expression: string, options: HistOptions) => {
+      const { hist: run } = await import('./hist.js');
+      finish(await run(probe, expression, options, command));
+    });
+}
+
+function addLatency(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  const latency = program.command('latency').description('how long functions take: a histogram of each');
+  withLinear(withKeys(withTargets(latency)))
+    .addHelpText('after', LATENCY_HELP)
+    .action(async (probes: string[], options: LatencyOptions) => {
+      const { latency: run } = await import('./latency.js');
+      finish(await run(probes, options, command));
+    });
+}
+
+function addTop(program: Command, command: readonly string[] | undefined, finish: Finish): void {
+  const top = program.command('top').description('which functions are called most, and how long they take');
+  withKeys(withTargets(top))
+    .option(
+      '--interval <SECONDS>',
+      'a table every so many seconds (1 on a terminal, else one at the end)',
+      parseSeconds,
+    )
+    .option('--no-times', 'count only')
+    .addHelpText('after', TOP_HELP)
+    .action(async (probes: string[], options: TopOptions) => {
+      const { top: run } = await import('./top.js');
+      finish(await run(probes, options, command));
     });
 }
 

@@ -25,7 +25,9 @@ export class Reached {
   /** A sentence for each file that nobody has mapped, and for each reason why places were refused. */
   describe(places: readonly ArmedPlace[], targets: Targets): string[] {
     const refused = places.map((p) => this.#refused.get(p.wanted)).filter((r) => r !== undefined);
-    return [...this.#unmapped(places, targets), ...describeRefused(refused)];
+    // That nobody maps a file is no news where all are meant: `uprobe ps` tells.
+    const unmapped = targets.kind === 'all' ? [] : this.#unmapped(places, targets);
+    return [...unmapped, ...describeRefused(refused)];
   }
 
   #unmapped(places: readonly ArmedPlace[], targets: Targets): string[] {

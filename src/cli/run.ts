@@ -87,12 +87,14 @@ function abandon(target: Started | undefined): void {
 
 /** Whatever ends the run. Returns how to stop looking. */
 function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Started | undefined): () => void {
-  const { ending, duration } = steps;
+  const { targets, ending, duration } = steps;
   const timer =
     duration === undefined ? undefined : setTimeout(() => ending.end({ why: 'enough' }), duration);
   const end = (): void => ending.end({ why: 'ended' });
   let looking: NodeJS.Timeout | undefined;
-  if (target !== undefined && whom.trees.size === 0) {
+  if (targets.kind === 'all') {
+    // There is always a process that may still come.
+  } else if (target !== undefined && whom.trees.size === 0) {
     void target.exited.then(end);
   } else {
     const isOver = whom.trees.size > 0 ? () => armed.isOver() : noneLeft(whom.pids);

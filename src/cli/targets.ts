@@ -1,16 +1,18 @@
 /** Whose probes: processes that run already, or a command that is started for it. Checked before anything is touched. */
 import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs';
+import type { EngineName } from '../index.js';
 import { UsageError } from './usage-error.js';
 
-/** Processes that exist. */
+/** Processes that exist, or all, now and later. */
 export interface Whom {
+  /** None: all. */
   readonly pids: readonly number[];
   /** Those of them that mean all their descendants, too. */
   readonly trees: ReadonlySet<number>;
 }
 
 export type Targets =
-  | (Whom & { readonly kind: 'pids' })
+  | (Whom & { readonly kind: 'pids' | 'all' })
   /** `file`: what `command` means, by $PATH. `follow`: with all its descendants. */
   | {
       readonly kind: 'command';
@@ -24,10 +26,11 @@ export interface TargetOptions {
   readonly pid?: readonly number[];
   readonly tree?: readonly number[];
   readonly follow?: boolean;
+  readonly engine?: 'auto' | EngineName;
 }
 
 export function chooseTargets(options: TargetOptions, command: readonly string[] | undefined): Targets {
-  const { pid, tree, follow = false } = options;
+  const { pid, tree, follow = false, engine } = options;
   if (command !== undefined && (pid ?? tree) !== undefined) {
     const given = pid === undefined ? '--tree PID' : '-p PID';
     throw new UsageError(`give either ${given} or a command after --, not both`);
@@ -38,9 +41,19 @@ export function chooseTargets(options: TargetOptions, command: readonly string[]
     return { kind: 'command', command: name, args, file: findCommand(name), follow };
   }
   if (pid === undefined && tree === undefined) {
+    if (engine === 'auto' || engine === 'kernel') {
+      if (follow)
+        throw new UsageError(
+          '-f is for descendants: say whose, with -p PID, --tree PID, or a command after --; without them all processes are probed',
+        );
+      return { kind: 'all', pids: [], trees: new Set() };
+    }
+    const why =
+      engine === undefined
+        ? 'probe modules do not get all processes of the machine'
+        : `the ${engine} engine attaches to processes one by one`;
     throw new UsageError(
-      'say which processes: -p PID, --tree PID, or a command after --, as in `uprobe count libc:malloc -- ls`. ' +
-        'Probing every process of the machine at once is not possible yet',
+      `say which processes: -p PID, --tree PID, or a command after --, as in \`uprobe count libc:malloc -- ls\`: ${why}`,
     );
   }
   const roots = [...(tree ?? []), ...(follow ? (pid ?? []) : [])];
@@ -51,7 +64,13 @@ export function chooseTargets(options: TargetOptions, command: readonly string[]
 
 /** Whom to probe, when a command has been started. */
 export const whomOf = (targets: Targets, started: number | undefined): Whom =>
-  targets.kind === 'pids' ? targets : { pids: [started!], trees: new Set(targets.follow ? [started!] : []) };
+  targets.kind === 'command'
+    ? { pids: [started!], trees: new Set(targets.follow ? [started!] : []) }
+    : targets;
+
+/** The only engine that reaches processes nobody has named. */
+export const engineFor = (targets: Targets, wanted: 'auto' | EngineName): 'auto' | EngineName =>
+  targets.kind === 'all' && wanted === 'auto' ? 'kernel' : wanted;
 
 /** What is in a tree anyway need not be named besides: its hits would count twice. */
 function eachOnce(pids: readonly number[], roots: ReadonlySet<number>): Whom {

@@ -1,35 +1,50 @@
-/** `--args` to closures and to what the line formats need to know. Loaded only when it is given: it brings a parser. */
-import { ExpressionError, compileExpression, parseArgsList } from '../handler/expression.js';
+/** `--args` and `--if` of `trace`. Loaded only when one is given: it brings a parser. */
+import { compileExpression, parseArgsList } from '../handler/expression.js';
 import type { Evaluate, Expr, Moment } from '../handler/expression.js';
-import { bitsOf, isInt, someExpr } from '../handler/ir.js';
-import type { ShownArgument, ValueKind } from '../outputs/trace-line.js';
-import { terminalColumns } from './output.js';
-import { UsageError } from './usage-error.js';
+import { someExpr } from '../handler/ir.js';
+import type { ShownArgument } from '../outputs/trace-line.js';
+import { kindOf } from './fields.js';
+import { inOption, parseCondition } from './when.js';
 
 export interface TraceArgument extends ShownArgument {
+  readonly expr: Expr;
   readonly evaluate: Evaluate;
 }
 
-export function parseTraceArgs(text: string, moment: Moment): TraceArgument[] {
-  try {
-    return parseArgsList(text, moment).map(({ name, expr }) => ({
+/** What a line shows, and which hits have one. */
+export interface TraceWords {
+  readonly args: readonly TraceArgument[];
+  readonly condition: Expr | undefined;
+  readonly isWanted: Evaluate | undefined;
+  /** As they were written. */
+  readonly text: string;
+}
+
+export interface TraceWordOptions {
+  readonly args?: string;
+  readonly if?: string;
+}
+
+export function parseTraceWords({ args, if: when }: TraceWordOptions, moment: Moment): TraceWords {
+  const condition = when === undefined ? undefined : parseCondition(when, moment);
+  return {
+    args: args === undefined ? [] : parseTraceArgs(args, moment),
+    condition,
+    isWanted: condition && compileExpression(condition),
+    text: [when, args].filter((t) => t !== undefined).join('; '),
+  };
+}
+
+const parseTraceArgs = (text: string, moment: Moment): TraceArgument[] =>
+  inOption('--args', () =>
+    parseArgsList(text, moment).map(({ name, expr }) => ({
       name,
       kind: kindOf(expr),
       absent: someExpr(expr, divides) ? '<no value>' : '<unreadable>',
+      expr,
       evaluate: compileExpression(expr),
-    }));
-  } catch (e) {
-    if (e instanceof ExpressionError) throw new UsageError(`--args: ${e.messageFor(terminalColumns())}`);
-    throw e;
-  }
-}
+    })),
+  );
 
 const divides = (part: Expr): boolean =>
   part.op === 'arithmetic' && part.type !== 'f64' && (part.operator === '/' || part.operator === '%');
-
-function kindOf({ type }: Expr): ValueKind {
-  if (isInt(type)) return bitsOf(type) === 64 ? 'wide' : 'narrow';
-  if (type === 'f64') return 'real';
-  if (type === 'bool') return 'truth';
-  return type === 'string' ? 'string' : 'verbatim';
-}

@@ -1,7 +1,8 @@
 /**
  * Lines to a file descriptor: in order, nothing lost, written in large pieces. Synchronous, because lines come from
  * handlers for which a thread of some program waits, and because process.stdout would set O_NONBLOCK on a
- * descriptor that the traced command shares with us.
+ * descriptor that the traced command shares with us. Where nobody waits, and more may come than the reader takes, a bound says
+ * how much is kept for it; lines beyond that are dropped and counted.
  */
 import { writeSync } from 'node:fs';
 
@@ -23,15 +24,32 @@ export class LineWriter {
   #waiting: Uint8Array | undefined;
   #scheduled = false;
   #broken = false;
+  readonly #bound: number;
+  #dropped = 0;
 
-  /** @param onBroken called once, when the descriptor takes no more: EPIPE, ENOSPC, EIO … */
-  constructor(fd: number, onBroken: (error: NodeJS.ErrnoException) => void) {
+  /**
+   * @param onBroken called once, when the descriptor takes no more: EPIPE, ENOSPC, EIO …
+   * @param bound bytes kept for a descriptor that would block; none: it is waited for
+   */
+  constructor(fd: number, onBroken: (error: NodeJS.ErrnoException) => void, bound = Infinity) {
     this.#fd = fd;
     this.#onBroken = onBroken;
+    this.#bound = bound;
   }
 
-  line(text: string): void {
+  /** Lines that the reader was too slow for. */
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /** False: it was dropped. */
+  line(text: string): boolean {
+    if ((this.#waiting?.length ?? 0) > this.#bound) {
+      this.#dropped++;
+      return false;
+    }
     this.text(`${text}\n`);
+    return true;
   }
 
   /** Some of a line, or several. */
@@ -60,7 +78,7 @@ export class LineWriter {
     this.#gathered = '';
     this.#waiting = undefined;
     try {
-      bytes = this.#push(bytes, wait || bytes.length > MOST_WAITING);
+      bytes = this.#push(bytes, wait || (bytes.length > MOST_WAITING && this.#bound === Infinity));
     } catch (e) {
       this.#broken = true;
       this.#onBroken(e as NodeJS.ErrnoException);

@@ -1,5 +1,5 @@
 /** Control groups of version 2 (cgroups(7)): a thread's group, by its id. */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, readdirSync, statSync } from 'node:fs';
 
 let known: string | undefined;
 
@@ -30,4 +30,27 @@ export function cgroupOf(pid: number, tid: number): bigint | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** More directories than any machine has: bounds a walk over what others may go on making. */
+const MOST_GROUPS = 1 << 17;
+
+/** The paths of groups below the mount (`/`, `/system.slice/ssh.service`), by their ids; those that are gone are left out. */
+export function cgroupPaths(ids: Iterable<bigint>): Map<bigint, string> {
+  const mount = cgroupMount();
+  const wanted = new Set(ids);
+  const found = new Map<bigint, string>();
+  const below = mount === undefined ? [] : [''];
+  for (let i = 0; i < below.length && i < MOST_GROUPS && found.size < wanted.size; i++) {
+    const path = below[i]!;
+    try {
+      const { ino } = statSync(`${mount}${path}`, { bigint: true });
+      if (wanted.has(ino)) found.set(ino, path === '' ? '/' : path);
+      for (const entry of readdirSync(`${mount}${path}`, { withFileTypes: true }))
+        if (entry.isDirectory()) below.push(`${path}/${entry.name}`);
+    } catch {
+      // It has just been removed.
+    }
+  }
+  return found;
 }

@@ -250,7 +250,7 @@ class NewKey {
   }
 }
 
-function viewOf(
+export function viewOf(
   shape: CellShape,
   words: BigInt64Array,
 ): CounterView | HistogramView | LinearHistogramView | StatsView {
