@@ -14,6 +14,7 @@ import {
 } from '#uprobe/handler/aggregates/aggregates.js';
 import { string } from '#uprobe/handler/aggregates/fields.js';
 import { compileBpf } from '#uprobe/handler/bpf/compile.js';
+import { lowerText } from '#uprobe/handler/compile-handler.js';
 import type { BpfTarget } from '#uprobe/handler/bpf/code.js';
 import type { Expr, IntType, Program, Register, Statement } from '#uprobe/handler/ir.js';
 import type { Aggregate } from '#uprobe/handler/shapes.js';
@@ -675,6 +676,58 @@ void describe('In the kernel', { skip }, () => {
       );
       assert.equal(seen.length, Math.floor((4096 - 1) / 32));
       assert.equal(aggregates[0].lost, 300 - seen.length);
+    });
+  }
+
+  for (const sleepable of [false, true]) {
+    void it(`handlers as people write them run there${sleepable ? ', sleeping' : ''}`, () => {
+      const texts = {
+        pre: `(hit, { t, h, c, e }) => {
+          const p = hit.arg(0);
+          const name = hit.readString(p, 32);
+          if (name === undefined) {
+            c.add();
+            return;
+          }
+          hit.call = hit.arg(1) & 0xffn;
+          let sum = 0n;
+          for (let i = 0n; i < 10n; i++) {
+            const byte = hit.read(p + i, 'u8');
+            if (byte === undefined) break;
+            if (byte === 0n) continue;
+            sum += byte;
+          }
+          h.add(sum);
+          t.at(hit.pid, name).add(hit.arg(2) >> 3n);
+          e.emit({ name, sum, short: name === 'ab', n: hit.read(hit.arg(3), 'i32') });
+        }`,
+        return: `(hit, { c }) => {
+          if (hit.call !== undefined && hit.entryArgs[1] > 5n) c.add(hit.call);
+        }`,
+      };
+      const scopeOf = (a: readonly Aggregate[]): Record<string, unknown> => ({
+        t: a[0],
+        h: a[1],
+        c: a[2],
+        e: a[3],
+      });
+      const lowered = (moment: 'pre' | 'return', a: readonly Aggregate[]): Program =>
+        lowerText(texts[moment], scopeOf(a), moment);
+      agree(
+        {
+          aggregates: () =>
+            [
+              table({ key: ['u32', string(16)], value: stats, capacity: 10_000 }),
+              histogram(),
+              counter(),
+              events({ name: string(32), sum: 'u64', short: 'bool', n: 'i32' }, { buffer: 1 << 20 }),
+            ] as const,
+          pre: (a: readonly Aggregate[]) => lowered('pre', a),
+          return: (a: readonly Aggregate[]) => lowered('return', a),
+        },
+        { memory, calls: addresses(new Random(30), 1000) },
+        targetHere({ sleepable, session }),
+      );
     });
   }
 
