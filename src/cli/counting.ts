@@ -8,7 +8,7 @@ import { Keys, groupsOf } from './groups.js';
 import { overflowText } from './measure.js';
 import type { Handlers } from './places.js';
 import type { ProbeSpec } from './probe-spec.js';
-import { ALWAYS, ONE, addingHandlers, countReturns, groupedTable } from './programs.js';
+import { ALWAYS, ONE, addingHandlers, doingNothing, groupedTable } from './programs.js';
 import type { Grouped, When } from './programs.js';
 import type { WhenOptions, Whens } from './when.js';
 
@@ -49,7 +49,7 @@ class ByPlace implements Counting {
   #returns: Handlers | undefined;
 
   handlers(isReturn: boolean): Handlers {
-    return isReturn ? (this.#returns ??= countReturns()) : NONE;
+    return isReturn ? (this.#returns ??= doingNothing('return')) : NONE;
   }
   rows(places: readonly ArmedPlace[]): Counted[] {
     return places.map((place) => ({ place, key: [], hits: hitsOf(place) }));

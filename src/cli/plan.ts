@@ -1,5 +1,12 @@
 /** `uprobe plan`: how places would be probed, or why not. Arms nothing, touches no process. */
-import type { EngineName, IfuncChoice, ModuleView, Place, PlacePlan } from '../index.js';
+import type {
+  EngineName,
+  IfuncChoice,
+  PlanOptions as LibraryOptions,
+  ModuleView,
+  Place,
+  PlacePlan,
+} from '../index.js';
 import { PlaceError } from '../base/errors.js';
 import { escapeText, jsonText } from '../base/escape.js';
 import { hex } from '../base/address.js';
@@ -8,6 +15,7 @@ import { placeName } from '../outputs/trace-line.js';
 import { filesOf, matchesOf, namedPlace, refusedBy } from './places.js';
 import { parseProbe, probeText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
+import { doingNothing } from './programs.js';
 import { refusalSaid, said } from './words.js';
 
 export interface PlanOptions {
@@ -86,14 +94,19 @@ function answersFor(
 ): Answer[] {
   const { post = false, trustPlace = false } = options;
   try {
-    const handlers = { preHandler: !post, postHandler: post, returnHandler: isReturn };
-    const plans = view.plans(place, { trustPlace, ...handlers });
+    const plans = view.plans(place, { trustPlace, postHandler: post, ...handlersFor(post, isReturn) });
     return plans.map((found) => ({ probe, plan: found }));
   } catch (e) {
     if (e instanceof PlaceError)
       return [{ probe, path: view.path, refusal: { code: e.code, reason: said(e) } }];
     throw e;
   }
+}
+
+/** Compiled ones: what only those can have counts, too. */
+function handlersFor(post: boolean, isReturn: boolean): Pick<LibraryOptions, 'preHandler' | 'returnHandler'> {
+  if (isReturn) return { preHandler: false, ...doingNothing('return') };
+  return post ? { preHandler: false } : doingNothing('pre');
 }
 
 const isPossible = (a: Answer, options: PlanOptions): boolean =>

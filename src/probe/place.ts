@@ -88,7 +88,10 @@ function resolveSpot(code: CodeFile, spot: Spot, question: PlaceQuestion): Resol
   const { trustPlace, processes } = question;
   const offset = requireText(code, spot.address);
   if (!startsByName(spot)) requireStart(code, spot, trustPlace);
-  if (question.atEntry === true && !trustPlace) requireEntry(code, spot);
+  if (question.atEntry === true) {
+    requireCalled(code, spot);
+    if (!trustPlace) requireEntry(code, spot);
+  }
   const instruction = code.instructionAt(spot.address);
   if (instruction === undefined) throw notAnInstruction(code, spot.address);
   const { address, ifunc } = spot;
@@ -103,6 +106,21 @@ function resolveSpot(code: CodeFile, spot: Spot, question: PlaceQuestion): Resol
     ...nameOf(code, spot),
   };
   return ifunc === undefined ? found : { ...found, ifunc };
+}
+
+/**
+ * Where a program begins, its stack has the number of its arguments on top and no address to return to (psABI 3.4.1): whoever put
+ * another address there would change that number. Libraries may have any address there.
+ */
+function requireCalled(code: CodeFile, spot: Spot): void {
+  const { image } = code;
+  const isProgram = image.interp !== undefined || image.isStatic || nameOf(code, spot).symbol === '_start';
+  if (!isProgram || image.entry !== spot.address) return;
+  throw placeError(
+    'never-returns',
+    code,
+    `the program begins at ${hex(spot.address)}: nobody has called what is there, and it does not return`,
+  );
 }
 
 /** Where it will return to is on top of the stack at a function's first instruction only. */

@@ -268,3 +268,16 @@ test('a return handler inside of a function is refused', () => {
     (e) => e instanceof PlaceError && e.code === 'not-a-function-entry',
   );
 });
+
+test('a return handler where a program begins, which nobody calls, is refused', () => {
+  for (const file of [program, process.execPath]) {
+    using view = openModule(file);
+    const header = execFileSync('readelf', ['-h', file], { encoding: 'utf8' });
+    const addr = BigInt(/Entry point address: +(0x[0-9a-f]+)/.exec(header)![1]!);
+    assert.throws(
+      () => view.plan({ addr }, { returnHandler: true }),
+      (e) => e instanceof PlaceError && e.code === 'never-returns',
+    );
+    assert.equal(view.plan({ addr }).symbol, '_start');
+  }
+});
