@@ -44,7 +44,7 @@ function run(file: string, args: readonly string[]): { status: number | null; ou
   return { status, output: stdout + stderr };
 }
 
-for (const file of ['README.md', 'docs/library.md', 'docs/aggregates.md'])
+for (const file of ['README.md', 'docs/library.md', 'docs/aggregates.md', 'docs/handlers.md'])
   void describe(`A program in ${file}`, () => {
     for (const [i, source] of blocksOf(file, 'ts').entries())
       void it(`runs: number ${i + 1}`, () => {

@@ -288,6 +288,19 @@ void describe('A compiled handler', () => {
     assert.deepEqual(calls, [[[42n, 'redis-server'], 7n], [4n]]);
   });
 
+  void it('knows how tools write undefined, true and false', () => {
+    const text = `(hit, { c }) => {
+      const v = hit.read(hit.arg(0), "u8");
+      if (v === void 0 || !0 === (hit.arg(1) === 3n)) return;
+      c.add(!1 ? 1n : v);
+    }`;
+    const program = lowerText(text, { c: SHAPES.c }, 'pre');
+    const before = SHAPES.c.value;
+    for (const args of [[MEMORY, 1n], [MEMORY, 3n], [1n]])
+      interpreter(program)(new FakeHit({ args, memory: Uint8Array.of(5) }));
+    assert.equal(SHAPES.c.value - before, 5n);
+  });
+
   void it('may be handed the conversions, where a tool has renamed them', () => {
     const { calls } = did(
       (hit: Pre, { c, cut }: In & { cut: (v: bigint) => bigint }) => {

@@ -113,6 +113,8 @@ export class HandlerExpressions {
       case 'CallExpression':
         return this.#call(node);
       case 'UnaryExpression':
+        // How tools write undefined.
+        if (node.operator === 'void' && node.argument.type === 'Literal') return { is: 'undefined' };
         return this.#unary(node, wraps);
       case 'BinaryExpression':
         return this.#binary(node, wraps);
@@ -141,6 +143,9 @@ export class HandlerExpressions {
 
   #condition(node: AnyNode): Condition {
     if (node.type === 'UnaryExpression' && node.operator === '!') {
+      // How tools write true and false.
+      if (node.argument.type === 'Literal' && (node.argument.value === 0 || node.argument.value === 1))
+        return this.#known(node.argument.value === 0);
       const { expr, yes, no } = this.condition(node.argument);
       if (expr.op === 'truth') return { expr: { ...expr, value: !expr.value }, yes: no, no: yes };
       return { expr: { op: 'not', type: 'bool', of: expr }, yes: no, no: yes };
@@ -157,6 +162,15 @@ export class HandlerExpressions {
       expr,
       yes: known === false ? NEVER : this.facts,
       no: known === true ? NEVER : this.facts,
+    };
+  }
+
+  #known(value: boolean): Condition {
+    const { facts } = this;
+    return {
+      expr: { op: 'truth', type: 'bool', value },
+      yes: value ? facts : NEVER,
+      no: value ? NEVER : facts,
     };
   }
 
@@ -207,8 +221,7 @@ export class HandlerExpressions {
       // TypeScript believes that arrays may end anywhere (noUncheckedIndexedAccess): who has to ask may.
       if (this.final && value.expr.op !== 'entryArg')
         this.#report.fail(node, `${this.#report.source(value.node)} is never undefined here`);
-      const expr: Expr = { op: 'truth', type: 'bool', value: wanted };
-      return { expr, yes: wanted ? this.facts : NEVER, no: wanted ? NEVER : this.facts };
+      return this.#known(wanted);
     }
     const is: Expr = { op: 'present', type: 'bool', of: value.expr };
     const there = this.#learned(value, { ...value, optional: false });
@@ -233,8 +246,7 @@ export class HandlerExpressions {
     const equal = this.#compared('==', a, b);
     const unequal = optional ? this.facts : this.#compared('!=', a, b);
     const [yes, no] = operator === '==' ? [equal, unequal] : [unequal, equal];
-    if (expr.op === 'truth')
-      return { expr, yes: expr.value ? this.facts : NEVER, no: expr.value ? NEVER : this.facts };
+    if (expr.op === 'truth') return this.#known(expr.value);
     return { expr, yes, no };
   }
 
@@ -245,8 +257,7 @@ export class HandlerExpressions {
       if (side.kind === 'boolean') this.#report.fail(side.node, 'true and false have no order');
     }
     const expr = this.numbers.compare(operator, a, b, node, this.final);
-    if (expr.op === 'truth')
-      return { expr, yes: expr.value ? this.facts : NEVER, no: expr.value ? NEVER : this.facts };
+    if (expr.op === 'truth') return this.#known(expr.value);
     return { expr, yes: this.#compared(operator, a, b), no: this.#compared(negated(operator), a, b) };
   }
 
