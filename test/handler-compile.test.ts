@@ -371,6 +371,14 @@ void describe('A handler that cannot be compiled', () => {
       /x would be 0 to 2\^64 - 1 and -2\^63 to 2\^63 - 1, which no 64 bits hold/,
     ],
     ['c.add(on ? hit.arg(0) : 5n); c.add(hit.arg(1) > 3n ? hit.arg(0) : -1n)', /which no 64 bits hold/],
+    [
+      'let x = hit.arg(0); x += 1n; c.add(x)',
+      'x + 1n may not fit in 64 bits (1 to 2^64): write x = u64(x + 1n)',
+    ],
+    [
+      'let x = hit.arg(0); x--; c.add(x)',
+      /^x - 1n may not fit in 64 bits .*: write x = u64\(x - 1n\), or x = i64/,
+    ],
     // kinds
     [
       'h.add(hit.arg(0) & 1)',
@@ -579,6 +587,9 @@ void describe('A handler that cannot be compiled', () => {
     );
     assert.throws(make(CompileError), /a class is no handler/);
     assert.throws(make(methods['f']), /this is a method/);
+    assert.throws(make(undefined), /compiled takes a function: compiled\(\{ scope: .* not undefined/);
+    const bare = compiled as unknown as (f: () => void) => unknown;
+    assert.throws(() => bare(() => {}), { code: 'bad-handler', message: /compiled takes a function/ });
   });
 
   void it('is told what is in its scope that cannot be compiled', () => {

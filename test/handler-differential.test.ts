@@ -1,6 +1,6 @@
 /**
- * A handler's text, run as the JavaScript that it is, and its program, interpreted, do the same. UPROBE_HANDLER_ROUNDS handlers, from
- * UPROBE_HANDLER_SEED on.
+ * A handler's text, run as the JavaScript that it is, and its program, interpreted, do the same. UPROBE_TEXT_ROUNDS handlers, from
+ * UPROBE_TEXT_SEED on.
  */
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -16,8 +16,8 @@ import type { HitValues } from './helpers/handler-hits.js';
 import { recorder } from './helpers/handler-recorder.js';
 import { Random } from './helpers/random.js';
 
-const ROUNDS = Number(process.env['UPROBE_HANDLER_ROUNDS'] ?? 2000);
-const SEED = Number(process.env['UPROBE_HANDLER_SEED'] ?? 1);
+const ROUNDS = Number(process.env['UPROBE_TEXT_ROUNDS'] ?? 2000);
+const SEED = Number(process.env['UPROBE_TEXT_SEED'] ?? 1);
 const HITS = 12;
 
 const CONVERSIONS = { u8, u16, u32, u64, i8, i16, i32, i64 };

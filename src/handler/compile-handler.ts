@@ -1,8 +1,9 @@
 /** From a function to its program. */
 import type { AnyNode } from 'acorn';
+import { SpecError } from '../base/errors.js';
 import { CompileError } from './compile-error.js';
 import type { Compiled } from './compiled-handler.js';
-import { withProgram } from './compiled-handler.js';
+import { programOf, withProgram } from './compiled-handler.js';
 import { shortened } from './expression-error.js';
 import { syntaxOf } from './handler-text.js';
 import type { HandlerSyntax } from './handler-text.js';
@@ -10,6 +11,8 @@ import type { Program, ProgramMoment } from './ir.js';
 import type { Locals } from './lower-statements.js';
 import { HandlerStatements } from './lower-statements.js';
 import type { Report } from './lower-values.js';
+
+const FORM = 'compiled({ scope: { … } }, (hit, scope) => { … })';
 
 export type ScopeValues = Readonly<Record<string, unknown>>;
 
@@ -23,6 +26,10 @@ export function compileHandler<H, S extends ScopeValues, R>(
   scope: S,
   where?: string,
 ): Compiled<(hit: H) => R> {
+  if (typeof handler !== 'function')
+    throw new SpecError('bad-handler', `compiled takes a function: ${FORM}, not ${typeof handler}`);
+  if (typeof scope !== 'object' || scope === null)
+    throw new SpecError('bad-handler', `the scope is an object: ${FORM}`);
   // A copy: what it is compiled with is what it runs with.
   const kept = Object.freeze({ ...scope });
   const text = Function.prototype.toString.call(handler);
@@ -31,7 +38,7 @@ export function compileHandler<H, S extends ScopeValues, R>(
     (hit: H) => handler(hit, kept),
     (moment) => lower(syntax, text, kept, moment, where),
   );
-  requireSome(['pre', 'return'], (moment) => lower(syntax, text, kept, moment, where));
+  requireSome(['pre', 'return'], (moment) => programOf(made, moment));
   return made;
 }
 

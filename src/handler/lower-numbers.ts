@@ -248,11 +248,24 @@ export class HandlerNumbers {
   }
 
   #tooWide(result: Range, node: AnyNode): never {
-    const source = this.#report.source(node);
+    const [source, target] = this.#computation(node);
+    const how = result.hi > FOLLOWED ? 'it grows in more rounds than are followed' : shown(result);
+    const written = (type: string): string => `${target}${type}(${source})`;
     return this.#report.fail(
       node,
-      `${source} may not fit in 64 bits (${shown(result)}): write u64(${source})${result.lo < 0n ? `, or i64(${source}) where it may be negative` : ''}`,
+      `${source} may not fit in 64 bits (${how}): write ${written('u64')}${result.lo < 0n ? `, or ${written('i64')} where it may be negative` : ''}`,
     );
+  }
+
+  /** What is computed, and `x = ` where it is assigned by the same operator. */
+  #computation(node: AnyNode): readonly [string, string] {
+    if (node.type !== 'AssignmentExpression' && node.type !== 'UpdateExpression')
+      return [this.#report.source(node), ''];
+    const isStep = node.type === 'UpdateExpression';
+    const target = this.#report.source(isStep ? node.argument : node.left);
+    const right = isStep ? '1n' : this.#report.source(node.right);
+    const by = /^[\w.]+(?:\([^()]*\))?$/.test(right) ? right : `(${right})`;
+    return [`${target} ${node.operator.slice(0, isStep ? 1 : -1)} ${by}`, `${target} = `];
   }
 
   #signs(left: Value, right: Value, node: AnyNode, result?: Range): never {
@@ -280,6 +293,9 @@ export class HandlerNumbers {
     );
   }
 }
+
+/** Beyond what any operation makes of 64 bits: see `widened`. */
+const FOLLOWED = 1n << 190n;
 
 const ZERO = { bigint: '0n', number: '0', string: '""', boolean: 'false' } as const;
 

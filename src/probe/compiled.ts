@@ -40,7 +40,9 @@ export function compiled<S extends Scope, R>(
   options: CompiledOptions<S>,
   handler: (hit: never, scope: S) => R,
 ): Compiled<(hit: never) => R> {
-  return compileHandler(handler, options.scope ?? ({} as S), callSite());
+  // Who leaves the options out gives a function in their place, and is told by what is missing.
+  const scope = typeof options === 'object' ? (options.scope ?? ({} as S)) : ({} as S);
+  return compileHandler(handler, scope, callSite());
 }
 
 /** Of hits only that of a return has a duration: by that TypeScript finds out which handler this is. */
