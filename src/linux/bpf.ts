@@ -97,7 +97,7 @@ export interface MapShape {
   readonly valueBytes: number;
   /** A ring's: its bytes. */
   readonly entries: number;
-  /** An array that is mapped into our memory. */
+  /** It will be mapped into our memory (an array, a ring). */
   readonly mapped: boolean;
 }
 
@@ -108,7 +108,7 @@ export function createMap(shape: MapShape, name: string): number {
     .u32(4, shape.keyBytes)
     .u32(8, shape.valueBytes)
     .u32(12, shape.entries)
-    .u32(16, shape.mapped ? BPF_F_MMAPABLE : 0)
+    .u32(16, shape.mapped && shape.type === 'array' ? BPF_F_MMAPABLE : 0)
     .name(28, name);
   return checked(bpf(CMD.mapCreate, attr), `bpf(BPF_MAP_CREATE, ${shape.type} of ${shape.entries})`);
 }
