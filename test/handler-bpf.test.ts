@@ -437,6 +437,30 @@ void describe('In the kernel', { skip }, () => {
     );
   });
 
+  void it('long loops are accepted, whatever is added in them', () => {
+    const i: Expr = { op: 'local', type: 'i64', local: 0 };
+    const body = [
+      add(0, i),
+      add(1, arg(0)),
+      add(2, plus(arg(0), arg(1)), { op: 'convert', type: 'u8', of: i }),
+    ];
+    agree(
+      {
+        aggregates: () =>
+          [stats(), histogram(), table({ key: 'u8', value: counter, capacity: 256 })] as const,
+        pre: (a: readonly Aggregate[]) =>
+          programOf(
+            a,
+            [{ at, do: 'loop', local: 0, from: int(0n), to: int(200n), step: 1n, most: 200, body }],
+            {
+              locals: ['i64'],
+            },
+          ),
+      },
+      { memory, calls: callsFrom(new Random(31), 5) },
+    );
+  });
+
   void it('a handler that finds no value ends, and is counted as an error, where it shall', () => {
     const body = [add(0, int(1n)), add(1, { op: 'read', type: 'u32', address: arg(0) }), add(0, int(1n))];
     for (const absent of ['error', 'skip'] as const) {

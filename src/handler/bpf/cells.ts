@@ -1,27 +1,7 @@
 /** Code that adds a value to a cell: the value in r8, the cell's address in r1. Everything is atomic. Uses r0–r5. */
-import {
-  isImmediate,
-  R0,
-  R1,
-  R2,
-  R3,
-  R4,
-  R5,
-  R8,
-  type Assembler,
-  type Label,
-} from '../../arch/bpf/assembler.js';
+import { isImmediate, R0, R1, R2, R3, R4, R5, R8, type Assembler } from '../../arch/bpf/assembler.js';
 import { rangeOf } from '../ir.js';
-import {
-  cellWords,
-  FIRST_POWER,
-  linearBuckets,
-  NEGATIVE,
-  STATS,
-  ZERO,
-  type CellShape,
-  type LinearShape,
-} from '../shapes.js';
+import { cellWords, linearBuckets, STATS, ZERO, type CellShape, type LinearShape } from '../shapes.js';
 
 type Asm = Assembler<unknown>;
 
@@ -46,26 +26,33 @@ function countWord(asm: Asm): void {
   asm.atomic('add', R1, 0, R2);
 }
 
+/** Without a branch: the verifier would follow each path, at each round of a loop around it. */
 function histogram(asm: Asm, signed: boolean): void {
-  const found = asm.label();
-  if (signed) {
-    asm.mov(R0, BigInt(NEGATIVE));
-    asm.jumpIf('slt', R8, 0n, found);
-  }
+  // r3 = 1 where r3, which is at most 2^63, is not 0: the sign of its negative.
+  const isNonZero = (): void => {
+    asm.neg(R3);
+    asm.alu('rsh', R3, 63n);
+  };
   asm.mov(R0, BigInt(ZERO));
-  asm.jumpIf('eq', R8, 0n, found);
-  asm.mov(R0, BigInt(FIRST_POWER));
   asm.mov(R2, R8);
-  for (const bits of [32n, 16n, 8n, 4n, 2n, 1n]) {
-    const isBelow = asm.label();
+  for (const [power, bits] of [32n, 16n, 8n, 4n, 2n, 1n].entries()) {
     asm.mov(R3, R2);
     asm.alu('rsh', R3, bits);
-    asm.jumpIf('eq', R3, 0n, isBelow);
-    asm.mov(R2, R3);
-    asm.alu('add', R0, bits);
-    asm.place(isBelow);
+    isNonZero();
+    asm.alu('lsh', R3, BigInt(5 - power));
+    asm.alu('rsh', R2, R3);
+    asm.alu('add', R0, R3);
   }
-  asm.place(found);
+  // What is left is the highest bit, or 0.
+  asm.mov(R3, R2);
+  isNonZero();
+  asm.alu('add', R0, R3);
+  if (signed) {
+    asm.mov(R3, R8);
+    asm.alu('rsh', R3, 63n);
+    asm.alu('sub', R3, 1n);
+    asm.alu('and', R0, R3); // NEGATIVE
+  }
   countWord(asm);
 }
 
@@ -102,8 +89,8 @@ function linear(asm: Asm, shape: LinearShape, signed: boolean): void {
   countWord(asm);
 }
 
-/** More CPUs than a machine has would have to be first, one after the other, for a value not to be seen. */
-const MOST_TRIES = 128n;
+/** So many others would have to be first, one after the other, each with a better value, for one not to be seen. */
+const MOST_TRIES = 16n;
 
 function stats(asm: Asm, signed: boolean): void {
   asm.mov(R2, 1n);
@@ -116,21 +103,28 @@ function stats(asm: Asm, signed: boolean): void {
   const [least, most] = signed
     ? [STATS.leastSigned, STATS.mostSigned]
     : [STATS.leastUnsigned, STATS.mostUnsigned];
-  extreme(asm, least * 8, (isThere) => asm.jumpIf(signed ? 'sle' : 'le', R0, R8, isThere));
-  extreme(asm, most * 8, (isThere) => asm.jumpIf(signed ? 'sge' : 'ge', R0, R8, isThere));
+  extreme(asm, least * 8, signed ? 'slt' : 'lt');
+  extreme(asm, most * 8, signed ? 'sgt' : 'gt');
 }
 
-/** What is there (r0) is replaced, until it is one that `test` is content with. */
-function extreme(asm: Asm, offset: number, test: (isThere: Label) => void): void {
-  const [again, end] = [asm.label(), asm.label()];
+/**
+ * What is there (r0) is replaced where r8 is better. The verifier follows what does not jump first: that is the short way, so that it
+ * has few paths to come back to.
+ */
+function extreme(asm: Asm, offset: number, isBetter: 'slt' | 'lt' | 'sgt' | 'gt'): void {
+  const [again, better, changed, end] = [asm.label(), asm.label(), asm.label(), asm.label()];
   asm.load(8, R0, R1, offset);
   asm.mov(R3, MOST_TRIES);
   asm.place(again);
-  test(end);
+  asm.jumpIf(isBetter, R8, R0, better);
+  asm.jump(end);
+  asm.place(better);
   asm.mov(R4, R0);
   asm.mov(R5, R8);
   asm.atomic('cmpxchg', R1, offset, R5);
-  asm.jumpIf('eq', R0, R4, end);
+  asm.jumpIf('ne', R0, R4, changed);
+  asm.jump(end);
+  asm.place(changed);
   asm.alu('sub', R3, 1n);
   asm.jumpIf('ne', R3, 0n, again);
   asm.place(end);
