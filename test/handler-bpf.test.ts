@@ -451,7 +451,7 @@ void describe('In the kernel', { skip }, () => {
         pre: (a: readonly Aggregate[]) =>
           programOf(
             a,
-            [{ at, do: 'loop', local: 0, from: int(0n), to: int(200n), step: 1n, most: 200, body }],
+            [{ at, do: 'loop', local: 0, from: int(0n), to: int(100n), step: 1n, most: 100, body }],
             {
               locals: ['i64'],
             },

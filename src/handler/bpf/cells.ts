@@ -90,7 +90,7 @@ function linear(asm: Asm, shape: LinearShape, signed: boolean): void {
 }
 
 /** So many others would have to be first, one after the other, each with a better value, for one not to be seen. */
-const MOST_TRIES = 16n;
+const MOST_TRIES = 4n;
 
 function stats(asm: Asm, signed: boolean): void {
   asm.mov(R2, 1n);
