@@ -39,9 +39,14 @@ export function interpreter(program: Program): Interpreted {
   };
 }
 
-/** A handler that was never a function of somebody's: it runs its program, and engines that can run it themselves find it. */
-export const handlerOf = (program: Program): Compiled<Interpreted> =>
-  withProgram(interpreter(program), () => program);
+/**
+ * A handler that was never a function of somebody's: it runs its program, and engines that can run it themselves find it. `V`: the
+ * verdicts that its statements have.
+ */
+export const handlerOf = <V extends Verdict = 'remove'>(
+  program: Program,
+): Compiled<(hit: ProgramHit) => V | undefined> =>
+  withProgram(interpreter(program) as (hit: ProgramHit) => V | undefined, () => program);
 
 class Interpreter {
   readonly #program: Program;
