@@ -63,8 +63,7 @@ export const programAt = (
 function handlersAt(moment: ProgramMoment, rest: Pick<Program, 'aggregates' | 'body' | 'text'>): Handlers {
   const handler = handlerOf(programAt(moment, rest));
   if (moment === 'pre') return { preHandler: handler };
-  // Ours have no verdicts, and so none that is not known at a return.
-  return { returnHandler: handler as NonNullable<Handlers['returnHandler']> };
+  return { returnHandler: handler };
 }
 
 /** To have hits seen, and no more: whoever runs it counts them. */
