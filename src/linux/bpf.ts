@@ -19,6 +19,7 @@ export const BPF_LINK_CREATE = CMD.linkCreate;
 
 const MAP_TYPE = { hash: 1, array: 2, lruHash: 9, ring: 27 } as const;
 export type MapType = keyof typeof MAP_TYPE;
+const BPF_F_NO_PREALLOC = 1;
 const BPF_F_MMAPABLE = 1 << 10;
 const PROG_TYPE_KPROBE = 2;
 const BPF_F_SLEEPABLE = 1 << 4;
@@ -99,16 +100,20 @@ export interface MapShape {
   readonly entries: number;
   /** It will be mapped into our memory (an array, a ring). */
   readonly mapped: boolean;
+  /** A hash that takes memory only for what is in it. */
+  readonly sparse?: boolean;
 }
 
 /** A descriptor. */
 export function createMap(shape: MapShape, name: string): number {
+  const flags =
+    shape.mapped && shape.type === 'array' ? BPF_F_MMAPABLE : shape.sparse === true ? BPF_F_NO_PREALLOC : 0;
   const attr = new Attr()
     .u32(0, MAP_TYPE[shape.type])
     .u32(4, shape.keyBytes)
     .u32(8, shape.valueBytes)
     .u32(12, shape.entries)
-    .u32(16, shape.mapped && shape.type === 'array' ? BPF_F_MMAPABLE : 0)
+    .u32(16, flags)
     .name(28, name);
   return checked(bpf(CMD.mapCreate, attr), `bpf(BPF_MAP_CREATE, ${shape.type} of ${shape.entries})`);
 }

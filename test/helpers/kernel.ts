@@ -1,5 +1,6 @@
 /** For tests of the kernel engine: what they need of the machine, and its own account of links. */
 import { spawnSync } from 'node:child_process';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { openModule } from 'uprobe';
 import { compileFixture } from './compile.js';
 
@@ -26,3 +27,13 @@ export function runToEnd(program: string, ...args: string[]): Ran {
     count: (name) => BigInt(new RegExp(`\\b${name}=(\\d+)`).exec(stdout)?.[1] ?? -1),
   };
 }
+
+/** How many links of programs to uprobes this process has (and whoever shares its descriptors). */
+export const linksOf = (pid: number | 'self' = 'self'): number =>
+  readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`) === 'anon_inode:bpf_link';
+    } catch {
+      return false;
+    }
+  }).length;

@@ -10,6 +10,7 @@ import {
   spawnTarget,
   stats,
   table,
+  type UprobeSpec,
 } from 'uprobe';
 import { string } from '#uprobe/handler/aggregates/fields.js';
 import { handlerOf } from '#uprobe/handler/interpret.js';
@@ -84,7 +85,7 @@ async function run(engine: 'trap' | 'kernel') {
     processes: [target.pid],
     engine,
     preHandler: handlerOf(pre),
-    returnHandler: handlerOf(atReturn),
+    returnHandler: handlerOf(atReturn) as NonNullable<UprobeSpec['returnHandler']>,
   });
   const uprobe = await probing.catch((e: unknown) => {
     target.kill('SIGKILL');

@@ -12,6 +12,7 @@ import { TALLY, tallyIndex, type TallyLayout } from '../../handler/bpf/code.js';
 import type { Consumer, ModuleFacts, SiteFacts, Tally } from '../engine.js';
 import type { KernelAggregates } from './aggregates.js';
 import { compile } from './compile.js';
+import { shiftOf } from './instructions.js';
 import { Programs, type LoadedProgram } from './programs.js';
 
 export interface Member {
@@ -39,24 +40,18 @@ export class Group {
     this.#left = new Set(members.keys());
     this.#module = site.module;
     this.#pids = consumer.processes === 'all' ? [0] : (consumer.processes as readonly number[]);
-    this.#programs = new Programs(aggregates);
     const compiled = compile(consumer.programs ?? {}, members.length);
     if (!Array.isArray(compiled)) throw new RefusedError(site.module.path, compiled);
     this.#layout = compiled[0]!.code.tally;
-    try {
-      for (const { attach, code } of compiled) this.#programs.load(code, attach);
-      members.forEach((member, i) => (this.#programs.tally[i] = BigInt(member.consumer.id)));
-    } catch (e) {
-      this.#programs.close();
-      throw e;
-    }
+    this.#programs = new Programs(compiled, aggregates, members.length > 1);
+    members.forEach((member, i) => (this.#programs.tally[i] = BigInt(member.consumer.id)));
   }
 
   /** Rejects when any of it cannot be armed, and then nothing of it is. */
   static async arm(members: readonly Member[], aggregates: KernelAggregates, keeper: Keeper): Promise<Group> {
     const group = new Group(members, aggregates);
     try {
-      group.#links = await group.#link(keeper, [...members.keys()]);
+      group.#links = await group.#link(keeper, group.#programs.loaded);
     } catch (e) {
       group.#programs.close();
       throw e;
@@ -64,11 +59,12 @@ export class Group {
     return group;
   }
 
-  /** Attach these members everywhere, or nowhere. */
-  async #link(keeper: Keeper, numbers: readonly number[]): Promise<number[]> {
+  /** Attach the members that are left everywhere, or nowhere. */
+  async #link(keeper: Keeper, programs: readonly LoadedProgram[]): Promise<number[]> {
     const links: number[] = [];
+    const numbers = [...this.#left];
     try {
-      for (const program of this.#programs.loaded)
+      for (const program of programs)
         for (const pid of this.#pids) links.push(await this.#linkOne(keeper, program, pid, numbers));
     } catch (e) {
       await closeLinks(keeper, links);
@@ -87,8 +83,8 @@ export class Group {
       program: fd,
       kind: attach,
       path: `/proc/self/fd/${this.#module.fd}`,
-      offsets: numbers.map((n) => this.#members[n]!.site.offset),
-      cookies: numbers.map((n) => BigInt(n)),
+      offsets: numbers.map((n) => this.#members[n]!.site.offset + shiftOf(this.#members[n]!.site)),
+      cookies: numbers.map((n) => BigInt(n) | (BigInt(shiftOf(this.#members[n]!.site)) << 32n)),
       pid,
     };
     const { args, free } = prepareLink(request);
@@ -117,6 +113,10 @@ export class Group {
     return this.#left.size;
   }
 
+  consumerOf(number: number): Consumer {
+    return this.#members[number]!.consumer;
+  }
+
   /** What a member has counted. */
   tally(number: number): Tally {
     const words = this.#programs.tally;
@@ -133,12 +133,19 @@ export class Group {
   /** Take members out. When none is left, all of it is closed. Their tallies are final. */
   async remove(keeper: Keeper, numbers: readonly number[]): Promise<Tally[]> {
     for (const number of numbers) this.#left.delete(number);
-    const old = this.#links;
-    this.#links = this.#left.size === 0 ? [] : await this.#link(keeper, [...this.#left]);
-    await closeLinks(keeper, old);
+    if (this.#left.size > 0) await this.#replaceLinks(keeper);
+    else await closeLinks(keeper, this.#links.splice(0));
     const tallies = numbers.map((n) => this.tally(n));
     if (this.#left.size === 0) this.#programs.close();
     return tallies;
+  }
+
+  #replaceLinks(keeper: Keeper): Promise<void> {
+    return this.#programs.replace(async (newer) => {
+      const older = this.#links;
+      this.#links = await this.#link(keeper, newer);
+      await closeLinks(keeper, older);
+    });
   }
 
   /** Everything, without the event loop. */

@@ -16,12 +16,13 @@ import {
 } from '../engine.js';
 import { KernelAggregates } from './aggregates.js';
 import { Group, type Member } from './group.js';
+import { NamedProcesses } from './named.js';
 import { refusalFor } from './refusals.js';
 
 /** How long an exit of the process may wait for each link, ms. */
 const EXIT_MS = 5000;
-/** How often we look whether the keeper is there, ms. */
-const KEEPER_MS = 500;
+/** How often we look whether the keeper is there, and processes that are named, ms. */
+const WATCH_MS = 250;
 
 export const createKernelEngine = (sink: EngineSink): Engine => new Kernel(sink);
 
@@ -49,7 +50,9 @@ class Kernel implements Engine {
   #keeper: Keeper | undefined;
   #watch: NodeJS.Timeout | undefined;
 
-  constructor(_sink: EngineSink) {}
+  readonly #named = new NamedProcesses();
+
+  constructor(private readonly sink: EngineSink) {}
 
   async apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]> {
     const added: Member[] = [];
@@ -80,6 +83,7 @@ class Kernel implements Engine {
       members.forEach(({ site, consumer }, number) => {
         const place = { group, number };
         this.#byConsumer.set(consumer.id, place);
+        for (const pid of namedBy(consumer)) this.#named.want(pid);
         const known = this.#places.get(site.id);
         if (known === undefined) this.#places.set(site.id, new Map([[consumer.id, place]]));
         else known.set(consumer.id, place);
@@ -95,7 +99,8 @@ class Kernel implements Engine {
         this.#theKeeper(),
         leaving.map((l) => l.place.number),
       );
-      leaving.forEach(({ site, consumer }, i) => {
+      leaving.forEach(({ site, consumer, place }, i) => {
+        for (const pid of namedBy(place.group.consumerOf(place.number))) this.#named.drop(pid);
         this.#final.set(consumer, tallies[i]!);
         this.#byConsumer.delete(consumer);
         const left = this.#places.get(site)!;
@@ -115,10 +120,15 @@ class Kernel implements Engine {
   #theKeeper(): Keeper {
     if (this.#keeper === undefined) {
       this.#keeper = new Keeper();
-      this.#watch = setInterval(() => this.#keeper?.revive(), KEEPER_MS);
+      this.#watch = setInterval(() => this.#look(), WATCH_MS);
       this.#watch.unref();
     }
     return this.#keeper;
+  }
+
+  #look(): void {
+    this.#keeper?.revive();
+    for (const pid of this.#named.takeEnded()) this.sink.ended(pid);
   }
 
   async close(): Promise<void> {
@@ -165,5 +175,7 @@ function reportsOf({ site, consumers }: SiteChange): ArmReport[] {
   return [...pids].map((pid) => ({ siteId: site.id, pid, state: 'armed' }));
 }
 
-const pidsOf = ({ processes }: Consumer): readonly number[] =>
-  processes === 'all' ? [0] : 'tree' in processes ? [] : processes;
+const namedBy = ({ processes }: Consumer): readonly number[] =>
+  processes === 'all' || 'tree' in processes ? [] : processes;
+const pidsOf = (consumer: Consumer): readonly number[] =>
+  consumer.processes === 'all' ? [0] : namedBy(consumer);

@@ -6,10 +6,13 @@ import type { BpfCode } from '../../handler/bpf/code.js';
 
 const COLUMNS = 90;
 
-/** What the kernel's verifier has against a program, with the text that the instruction it stopped at was made of. */
-export function refusedByVerifier(error: VerifierError, code: BpfCode): UprobeError {
+/**
+ * What the kernel's verifier has against a program, with the text that the instruction it stopped at was made of. `before`: how many
+ * instructions stand before the code.
+ */
+export function refusedByVerifier(error: VerifierError, code: BpfCode, before = 0): UprobeError {
   const at = lastInstruction(error.log);
-  const origin = at === undefined ? undefined : code.origins[at];
+  const origin = at === undefined ? undefined : code.origins[at - before];
   const says = error.hint ?? 'it says no more';
   const message = `the kernel's verifier refuses the handler (${error.code}): ${says}`;
   const options = { cause: error };
