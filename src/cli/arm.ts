@@ -8,6 +8,7 @@ import { describeRefused } from './places.js';
 import type { Handlers, Places, RefusedPlace, WantedPlace } from './places.js';
 import { note } from './output.js';
 import { Reached } from './reached.js';
+import { SAY_WHICH } from './targets.js';
 import type { Targets, Whom } from './targets.js';
 import { UsageError } from './usage-error.js';
 import { refusalSaid, said } from './words.js';
@@ -81,7 +82,7 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
     await unregister();
     throw e;
   }
-  if (groups.length === 0) throw nothingLeft(refused);
+  if (groups.length === 0) throw nothingLeft(refused, options.whom);
   for (const reason of describeRefused(refused)) note(reason);
   losses.watch(places);
   return {
@@ -92,12 +93,13 @@ export async function armPlaces(found: Places, options: ArmOptions): Promise<Arm
   };
 }
 
-/** What the last of several reasons would tell to do, and only that one, would be left undone. */
-function nothingLeft(refused: readonly RefusedPlace[]): UsageError {
-  const remedies = new Set(refused.map((r) => r.remedy));
+/** What can be done, where that is one thing, is said once. */
+function nothingLeft(refused: readonly RefusedPlace[], { pids }: Whom): UsageError {
+  const remedies = new Set(refused.map((r) => r.remedy).filter((r) => r !== undefined));
   const [remedy] = remedies.size === 1 ? remedies : [];
   const advice = remedy === undefined ? '' : `. ${remedy}`;
-  return new UsageError(`nothing can be probed: ${describeRefused(refused).join('; ')}${advice}`);
+  const orElse = pids.length === 0 ? `. ${SAY_WHICH}` : '';
+  return new UsageError(`nothing can be probed: ${describeRefused(refused).join('; ')}${advice}${orElse}`);
 }
 
 /** What the library takes: all, or those that are meant alone together, and each tree. Of `only`, where it is given. */

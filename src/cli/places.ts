@@ -21,6 +21,7 @@ import { placeName } from '../outputs/trace-line.js';
 import { noMatch } from './no-match.js';
 import { probeText, symbolText } from './probe-spec.js';
 import type { ProbeSpec } from './probe-spec.js';
+import { SAY_WHICH } from './targets.js';
 import type { Targets, Whom } from './targets.js';
 import { UsageError } from './usage-error.js';
 import { refusalSaid, saidBriefly } from './words.js';
@@ -172,8 +173,7 @@ function refusedError(probe: string, refusal: Refusal, { kind }: Targets): Error
   if (kind !== 'all') return new RefusedError(probe, refusal);
   const { code, reason, remedy } = refusalSaid(refusal);
   return new UsageError(
-    `${probe}, in all processes: ${reason}${remedy === undefined ? '' : `. ${remedy}`} (${code}). ` +
-      'Or say which processes: -p PID, --tree PID, or a command after --',
+    `${probe}, in all processes: ${reason}${remedy === undefined ? '' : `. ${remedy}`} (${code}). ${SAY_WHICH}`,
   );
 }
 

@@ -33,6 +33,8 @@ export interface RunSteps {
 
 /** How often we look whether processes given by -p are still there. */
 const LOOK_MS = 50;
+/** setInterval takes a signed 32-bit number of milliseconds. */
+const LONG_MS = 0x7fff_ffff;
 /** How long a command that goes on may take to end before we leave it: its exit status may still become ours. */
 const GRACE_MS = 200;
 
@@ -93,7 +95,8 @@ function watch(steps: RunSteps, whom: Whom, armed: Armed, target: Started | unde
   const end = (): void => ending.end({ why: 'ended' });
   let looking: NodeJS.Timeout | undefined;
   if (targets.kind === 'all') {
-    // There is always a process that may still come.
+    // There is always a process that may still come. No engine keeps us alive for it: this does.
+    looking = setInterval(() => undefined, LONG_MS);
   } else if (target !== undefined && whom.trees.size === 0) {
     void target.exited.then(end);
   } else {

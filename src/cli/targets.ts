@@ -22,6 +22,9 @@ export type Targets =
       readonly follow: boolean;
     };
 
+/** What whoever has named no process may do instead. */
+export const SAY_WHICH = 'Or say which processes: -p PID, --tree PID, or a command after --';
+
 export interface TargetOptions {
   readonly pid?: readonly number[];
   readonly tree?: readonly number[];

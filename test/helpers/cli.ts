@@ -53,8 +53,9 @@ export class Running {
   /** Status and signal of its own end; who has its output may go on. */
   readonly exited: Promise<unknown[]>;
 
-  constructor(args: readonly string[]) {
-    this.child = spawn(process.execPath, [main, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  /** @param node the program that runs it */
+  constructor(args: readonly string[], node = process.execPath) {
+    this.child = spawn(node, [main, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
     this.#closed = once(this.child, 'close');
     this.exited = once(this.child, 'exit');
     this.child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));

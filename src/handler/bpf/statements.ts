@@ -402,5 +402,5 @@ const ringMap = (aggregate: Aggregate, shape: EventsShape): MapSpec => ({
   keyBytes: 0,
   valueBytes: 0,
   entries: shape.buffer,
-  mapped: true,
+  mapped: false,
 });
