@@ -29,6 +29,7 @@ const pattern = (line: string): RegExp =>
       .replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
       .replace(/\d+(?:\\\.\d+)? [nµm]?s\b/g, '\\S+ [nµm]?s') // a duration
       .replace(/\d+/g, '\\d+')
+      .replace(/\\\|[@ ]+\\\|/, '\\|[@ ]+\\|') // a bar
       .replace(/\broot\b/g, '\\S+') // whoever runs the tests
       .replace(/ +/g, ' +')}$`,
   );
