@@ -1,7 +1,7 @@
 /** Which engine serves a site: the first in the list that can, or the one the user forces. */
 import type { Refusal } from '../base/errors.js';
 import type { Displaced } from '../arch/arch.js';
-import type { Consumer, Engine, EngineName } from '../engines/engine.js';
+import type { ArmableSite, Consumer, Engine, EngineName } from '../engines/engine.js';
 import type { ResolvedPlace } from './place.js';
 import type { WantedProcesses } from './spec.js';
 
@@ -22,12 +22,22 @@ export interface EngineOffer {
 
 /** What a site asks of an engine. */
 export interface Need {
-  readonly place: Pick<ResolvedPlace, 'instruction' | 'atEntry' | 'next'>;
-  readonly displaced: Displaced;
+  readonly site: ArmableSite;
   readonly consumers: readonly Consumer[];
-  /** Undefined: not asked, where only the place matters. */
-  readonly processes: WantedProcesses | undefined;
+  /** Those of all consumers. None: not asked, where only the place matters. */
+  readonly processes: readonly WantedProcesses[];
 }
+
+/** What engines are to know of a place. */
+export const armable = (
+  { instruction, atEntry, next }: ResolvedPlace,
+  displaced: Displaced,
+): ArmableSite => ({
+  instruction,
+  atEntry,
+  ...(next && { next }),
+  ...(displaced.ok ? { template: displaced.template } : { template: undefined, refusal: displaced.refusal }),
+});
 
 export interface EngineVerdict {
   readonly offer: EngineOffer;
@@ -70,15 +80,14 @@ function mostTelling(found: readonly Found[], wanted: 'auto' | EngineName): Refu
 const allowed = (wanted: 'auto' | EngineName, offers: readonly EngineOffer[]): EngineOffer[] =>
   offers.filter((o) => wanted === 'auto' || o.name === wanted);
 
-function refusalOf(offer: EngineOffer, { place, displaced, consumers, processes }: Need): Found {
-  const refusal = processes === undefined ? missing(offer) : refusalOfProcesses(offer, processes);
-  if (refusal !== undefined) return refusal;
-  const outOfLine = displaced.ok
-    ? { template: displaced.template }
-    : { template: undefined, refusal: displaced.refusal };
-  const { instruction, atEntry, next } = place;
-  const site = { instruction, atEntry, ...(next && { next }), ...outOfLine };
-  return said(offer.canArm?.(site, consumers), SAYS.place) ?? said(offer.unavailable?.(), SAYS.machine);
+function refusalOf(offer: EngineOffer, { site, consumers, processes }: Need): Found {
+  const refusal = processes.map((p) => refusalOfProcesses(offer, p)).find((r) => r !== undefined);
+  return (
+    missing(offer) ??
+    refusal ??
+    said(offer.canArm?.(site, consumers), SAYS.place) ??
+    said(offer.unavailable?.(), SAYS.machine)
+  );
 }
 
 const missing = (offer: EngineOffer): Found => said(offer.missing, SAYS.missing);

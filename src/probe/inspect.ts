@@ -6,7 +6,7 @@ import type { ElfFunction } from '../elf/symbols.js';
 import type { EngineName, ProcessSet } from '../engines/engine.js';
 import { resolveLibrary, type LinkContext } from '../process/linker.js';
 import { CodeFile, displayName } from './code-file.js';
-import { verdicts, type EngineOffer } from './engine-choice.js';
+import { armable, verdicts, type EngineOffer } from './engine-choice.js';
 import { Ifuncs } from './ifunc.js';
 import {
   resolvePlace,
@@ -209,10 +209,9 @@ class View implements ModuleView {
   #planOf(found: ResolvedPlace, options: PlanOptions): PlacePlan {
     const code = this.#code;
     const engines = verdicts(this.#offers, {
-      place: found,
-      displaced: code.displace(found.instruction),
+      site: armable(found, code.displace(found.instruction)),
       consumers: [consumerLike(options)],
-      processes: options.processes === undefined ? undefined : checkProcesses(options.processes),
+      processes: options.processes === undefined ? [] : [checkProcesses(options.processes)],
     });
     const chosen = engines.find((e) => e.refusal === undefined)?.offer.name;
     return {

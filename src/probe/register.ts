@@ -2,13 +2,12 @@
  * Registering any number of uprobes as one transaction. Everything that can be wrong is found before a process is
  * touched; when arming fails or is aborted, nothing stays behind.
  */
-import { FileError, RefusedError } from '../base/errors.js';
+import { FileError, RefusedError, makeRefusal, type Refusal } from '../base/errors.js';
 import { hex } from '../base/address.js';
-import type { Displaced } from '../arch/arch.js';
-import type { ArmReport, Consumer, Engine, ProcessSet } from '../engines/engine.js';
+import type { ArmReport, Engine, EngineName, ProcessSet } from '../engines/engine.js';
 import { checkProcess } from '../process/check.js';
 import { resolveLibrary } from '../process/linker.js';
-import { chooseEngine, preferredEngine, refuseProcesses } from './engine-choice.js';
+import { armable, chooseEngine, preferredEngine, refuseProcesses, type Need } from './engine-choice.js';
 import { changesByEngine, type ProbedModule } from './module.js';
 import { addTo, groupBy } from '../base/multimap.js';
 import { runWithAll } from './mutex.js';
@@ -152,6 +151,7 @@ async function arm(
   for (const module of modules) module.requireUnchanged();
   const draft = new Draft(table, options);
   for (const wish of wishes) draft.add(wish);
+  draft.chooseEngines();
   for (const module of modules) module.code.forget();
   const registrations = draft.commit();
   try {
@@ -225,65 +225,54 @@ class Draft {
   }
 
   #addPlace(spec: CheckedSpec, module: ProbedModule, place: ResolvedPlace): void {
-    const { processes } = place;
-    const site = module.sites.get(place.offset) ?? this.#fresh.get(module)?.get(place.offset);
-    const chosen = site ?? this.#newSite(spec, module, processes, place);
-    const registration = new Registration(chosen, spec, processes, place);
+    const site =
+      module.sites.get(place.offset) ??
+      this.#fresh.get(module)?.get(place.offset) ??
+      this.#newSite(module, place);
+    const registration = new Registration(site, spec, place.processes, place);
     registration.view = new Uprobe(registration);
-    if (site !== undefined) this.#requireServed(site, registration);
-    addTo(this.#bySite, chosen, registration);
+    addTo(this.#bySite, site, registration);
     this.#all.push(registration);
   }
 
-  #newSite(spec: CheckedSpec, module: ProbedModule, processes: ProcessSet, place: ResolvedPlace): Site {
-    const displaced = module.code.displace(place.instruction);
-    const engine = this.#engineFor(spec, module, processes, place, displaced);
-    const site = new Site(
-      module,
-      {
-        id: this.#table.nextSiteId(),
-        module: module.facts,
-        offset: place.offset,
-        instruction: place.instruction,
-        atEntry: place.atEntry,
-        ...(place.next && { next: place.next }),
-        ...(displaced.ok
-          ? { template: displaced.template }
-          : { template: undefined, refusal: displaced.refusal }),
-      },
-      engine,
-    );
+  #newSite(module: ProbedModule, place: ResolvedPlace): Site {
+    const { offset, instruction } = place;
+    const facts = { id: this.#table.nextSiteId(), module: module.facts, offset };
+    const site = new Site(module, { ...facts, ...armable(place, module.code.displace(instruction)) });
     const known = this.#fresh.get(module);
-    if (known === undefined) this.#fresh.set(module, new Map([[place.offset, site]]));
-    else known.set(place.offset, site);
+    if (known === undefined) this.#fresh.set(module, new Map([[offset, site]]));
+    else known.set(offset, site);
     return site;
   }
 
-  #engineFor(
-    spec: CheckedSpec,
-    module: ProbedModule,
-    processes: ProcessSet,
-    place: ResolvedPlace,
-    displaced: Displaced,
-  ): Engine {
-    const consumers = [sketch(spec, processes)];
-    const need = { place, displaced, consumers, processes: spec.processes };
-    const choice = chooseEngine(spec.engine, this.#table.offers, need);
-    if ('engine' in choice) return choice.engine;
-    const what =
-      place.symbol === undefined ? hex(place.offset) : `${place.symbol}+${hex(place.symbolOffset)}`;
-    const text = module.code.arch.format(place.instruction);
-    throw new RefusedError(`${module.path}:${what} (${text})`, choice.refusal);
+  /** One engine for everybody at a place; one that is armed keeps its own. Throws RefusedError. */
+  chooseEngines(): void {
+    for (const [site, own] of this.#bySite) {
+      const all = [...site.registrations, ...own];
+      const need = {
+        site: site.facts,
+        consumers: all.map((r) => r.consumer),
+        processes: all.map((r) => r.spec.processes),
+      };
+      const wanted = own.find((r) => r.spec.engine !== 'auto')?.spec.engine ?? 'auto';
+      const disagrees = own.find((r) => r.spec.engine !== 'auto' && r.spec.engine !== wanted);
+      if (disagrees !== undefined) throw refused(disagrees, otherEngine(wanted, undefined));
+      if (site.registrations.length > 0) this.#requireServed(site, own, wanted, need);
+      else site.engine = this.#engineFor(own[0]!, wanted, need);
+    }
   }
 
-  /** A site that is there already has its engine: it must serve the newcomer too. */
-  #requireServed(site: Site, registration: Registration): void {
-    const { engine } = registration.spec;
-    const refusal =
-      engine !== 'auto' && engine !== site.engine.name
-        ? { code: 'other-engine', reason: `the place is armed by the ${site.engine.name} engine` }
-        : site.engine.canArm(site.facts, [...site.consumers(), registration.consumer]);
-    if (refusal !== undefined) throw new RefusedError(registration.view.toString(), refusal);
+  #engineFor(registration: Registration, wanted: 'auto' | EngineName, need: Need): Engine {
+    const choice = chooseEngine(wanted, this.#table.offers, need);
+    if ('engine' in choice) return choice.engine;
+    throw refused(registration, choice.refusal);
+  }
+
+  #requireServed(site: Site, own: readonly Registration[], wanted: 'auto' | EngineName, need: Need): void {
+    const { name } = site.engine;
+    if (wanted !== 'auto' && wanted !== name) throw refused(own[0]!, otherEngine(name, undefined));
+    const choice = chooseEngine(name, this.#table.offers, need);
+    if ('refusal' in choice) throw refused(own[0]!, otherEngine(name, choice.refusal));
   }
 
   sites(): Iterable<Site> {
@@ -301,16 +290,23 @@ class Draft {
   }
 }
 
-const sketch = (spec: CheckedSpec, processes: ProcessSet): Consumer => ({
-  id: 0,
-  processes,
-  pre: spec.preHandler !== undefined,
-  post: spec.postHandler !== undefined,
-  fault: spec.faultHandler !== undefined,
-  return: spec.returnHandler !== undefined,
-  programs: spec.programs,
-  deadline: spec.deadline,
-});
+function refused({ site, symbol, symbolOffset }: Registration, refusal: Refusal): RefusedError {
+  const what = symbol === undefined ? hex(site.offset) : `${symbol}+${hex(symbolOffset)}`;
+  const text = site.module.code.arch.format(site.facts.instruction);
+  return new RefusedError(`${site.module.path}:${what} (${text})`, refusal);
+}
+
+/**
+ * A place is armed by one engine at a time: two would take each other's breakpoints for the program's. Hits would be lost while it
+ * changes hands.
+ */
+const otherEngine = (name: EngineName | 'auto', why: Refusal | undefined): Refusal =>
+  makeRefusal(
+    'other-engine',
+    `the place is armed by the ${name} engine` +
+      (why === undefined ? '' : `, which cannot serve this uprobe, too: ${why.reason}`),
+    () => 'Register all uprobes of the place together, or unregister the others first',
+  );
 
 /** Later aborts unregister. One listener for each signal, however many uprobes share it, until the last has ended. */
 function followSignals(registrations: readonly Registration[]): void {

@@ -7,17 +7,16 @@ import type { Registration } from './registration.js';
 export class Site {
   readonly module: ProbedModule;
   readonly facts: SiteFacts;
-  /** The engine that serves all uprobes here. */
-  readonly engine: Engine;
+  /** The engine that serves all uprobes here: known before the first is armed, and the same from then on. */
+  engine!: Engine;
   /** In registration order. Replaced, never changed in place: a dispatch may be going through it. */
   registrations: readonly Registration[] = [];
   /** The last word of the engine on each process. */
   readonly #reports = new Map<number, ArmReport>();
 
-  constructor(module: ProbedModule, facts: SiteFacts, engine: Engine) {
+  constructor(module: ProbedModule, facts: SiteFacts) {
     this.module = module;
     this.facts = facts;
-    this.engine = engine;
   }
 
   get id(): number {
