@@ -2,12 +2,15 @@
 import { onExit } from 'signal-exit';
 import { SpecError, makeRefusal } from './base/errors.js';
 import type { Engine, EngineName, EngineSink } from './engines/engine.js';
+import { costOf } from './engines/kernel/instructions.js';
 import { createKernelEngine } from './engines/kernel/kernel-engine.js';
+import { examineKernel } from './engines/kernel/findings.js';
 import { unavailable } from './engines/kernel/machine.js';
 import * as kernelRefusals from './engines/kernel/refusals.js';
 import { refusalFor, refuseProcesses } from './engines/trap/refusals.js';
 import { closeTracerAt } from './engines/trap/close-tracer.js';
 import { createTrapEngine, type TrapEngine } from './engines/trap/trap-engine.js';
+import { examineProcesses, type Finding } from './linux/examine.js';
 import type { EngineOffer } from './probe/engine-choice.js';
 import { openView, type ModuleView, type OpenModuleOptions } from './probe/inspect.js';
 import { register } from './probe/register.js';
@@ -93,6 +96,7 @@ function offers(sinks: (name: EngineName) => EngineSink): readonly EngineOffer[]
       name: 'kernel',
       refuseProcesses: kernelRefusals.refuseProcesses,
       canArm: kernelRefusals.refusalFor,
+      describe: costOf,
       unavailable,
       engine: kernelEngine,
     },
@@ -147,3 +151,7 @@ export const spawnTarget = (
 /** Look at a program or library without probing it: its functions, instructions, and what a probe would become. */
 export const openModule = (pathname: string, options: OpenModuleOptions = {}): ModuleView =>
   openView(pathname, options, table.offers);
+
+/** Look at everything the engines need. Starts (and ends) children of its own; touches no other process. */
+export const examineMachine = (): Promise<readonly Finding[]> =>
+  Promise.resolve([...examineProcesses(), ...examineKernel()]);

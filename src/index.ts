@@ -1,5 +1,6 @@
 /** uprobe: call a function of yours at any instruction of any running program. */
 export {
+  examineMachine,
   modules,
   openModule,
   registerUprobe,
@@ -24,7 +25,7 @@ export { i16, i32, i64, i8, u16, u32, u64, u8, type Conversion } from './handler
 export { string } from './handler/aggregates/fields.js';
 export { ElfError } from './elf/source.js';
 export { SyscallError } from './linux/syscall-error.js';
-export { examineMachine, type Finding } from './linux/examine.js';
+export type { Finding } from './linux/examine.js';
 export { prepare } from './prepare.js';
 export { probeModule } from './probe-modules/define.js';
 export { compiled, type CompiledOptions, type Scope } from './probe/compiled.js';

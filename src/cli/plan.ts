@@ -132,9 +132,11 @@ function textLines(a: Answer, options: PlanOptions): string[] {
     `  place        ${escapeText(path)}:${escapeText(name)}  offset ${hex(offset)}  address ${hex(address)}`,
     ...(ifunc === undefined ? [] : [ifuncLine(ifunc)]),
     `  instruction  ${instruction.text}  (${bytes})`,
-    ...engines.map(({ engine, refusal }) => {
-      if (refusal === undefined)
-        return `  ${engine.padEnd(11)}  yes${engine === taken ? ', and it would be taken' : ''}`;
+    ...engines.map(({ engine, refusal, note }) => {
+      if (refusal === undefined) {
+        const how = note === undefined ? '' : `: ${note}`;
+        return `  ${engine.padEnd(11)}  yes${engine === taken ? ', and it would be taken' : ''}${how}`;
+      }
       const { code, reason, remedy } = refusalSaid(refusal);
       const advice = remedy === undefined ? '' : `. ${remedy}`;
       return `  ${engine.padEnd(11)}  no: ${escapeText(reason)}${escapeText(advice)} (${code})`;
@@ -158,9 +160,10 @@ function jsonLine(a: Answer, options: PlanOptions): string {
     offset,
     address: hex(address),
     instruction: { bytes: Buffer.from(instruction.bytes).toString('hex'), text: instruction.text },
-    engines: engines.map(({ engine, refusal }) => ({
+    engines: engines.map(({ engine, refusal, note }) => ({
       engine,
       refusal: refusal ? refusalSaid(refusal) : null,
+      ...(note !== undefined && { note }),
     })),
     chosen: engineOf(a.plan, options) ?? null,
     ...(ifunc && { ifunc: { name: ifunc.name ?? null, count: ifunc.count } }),

@@ -18,9 +18,9 @@ export interface Finding {
 
 const CAP_SYS_PTRACE = 19n;
 
-/** Look at everything the engines need. Starts (and ends) one child of its own; touches no other process. */
-export function examineMachine(): Promise<readonly Finding[]> {
-  const findings = [
+/** Look at what tracing needs. Starts (and ends) one child of its own; touches no other process. */
+export function examineProcesses(): readonly Finding[] {
+  return [
     platform(),
     procMounted(),
     attempt(
@@ -37,9 +37,7 @@ export function examineMachine(): Promise<readonly Finding[]> {
     ),
     otherProcesses(),
     tracedAlready(),
-    kernelEngine(),
   ];
-  return Promise.resolve(findings);
 }
 
 const EXECMEM =
@@ -116,19 +114,6 @@ function tracedAlready(): Finding {
     detail: `process ${tracer} traces this one, and with it perhaps what is started from here`,
     remedy: 'Run outside of the debugger or strace -f',
   };
-}
-
-/** For what is to come: where the kernel's own uprobes can be reached. Says what is there; no engine uses it yet. */
-function kernelEngine(): Finding {
-  const what = 'the kernel has uprobes';
-  const there = readNumber('/sys/bus/event_source/devices/uprobe/type');
-  if (there === undefined)
-    return {
-      what,
-      ok: true,
-      detail: 'no (CONFIG_UPROBES is off, or /sys is not mounted); the trap engine does not need them',
-    };
-  return { what, ok: true, detail: `perf event type ${there}; not used by any engine of this version` };
 }
 
 function hasCapability(capability: bigint): boolean {

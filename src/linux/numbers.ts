@@ -47,6 +47,7 @@ export const ERRNO = {
   ENOENT: 2,
   ESRCH: 3,
   EINTR: 4,
+  ENOEXEC: 8,
   ECHILD: 10,
   EAGAIN: 11,
   ENOMEM: 12,

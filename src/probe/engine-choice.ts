@@ -14,6 +14,8 @@ export interface EngineOffer {
   refuseProcesses?(processes: WantedProcesses): Refusal | undefined;
   /** As `Engine.canArm`, without making the engine. */
   canArm?: Engine['canArm'];
+  /** How it would take a site that it can arm: what is worth knowing, for people. */
+  describe?(site: ArmableSite): string;
   /** Why it can serve nobody here: what this machine or user lacks. */
   unavailable?(): Refusal | undefined;
   /** The engine, made at the first call. */
@@ -42,6 +44,7 @@ export const armable = (
 export interface EngineVerdict {
   readonly offer: EngineOffer;
   readonly refusal?: Refusal;
+  readonly note?: string;
 }
 
 /** How much a refusal tells: of several, the greatest is shown. */
@@ -52,7 +55,9 @@ type Found = { readonly refusal: Refusal; readonly says: number } | undefined;
 export const verdicts = (offers: readonly EngineOffer[], need: Need): EngineVerdict[] =>
   offers.map((offer) => {
     const refusal = refusalOf(offer, need)?.refusal;
-    return { offer, ...(refusal && { refusal }) };
+    if (refusal !== undefined) return { offer, refusal };
+    const note = offer.describe?.(need.site);
+    return { offer, ...(note !== undefined && { note }) };
   });
 
 /** The engine to take, or the refusal to show: that of the forced engine, else the one that tells most. */

@@ -60,6 +60,8 @@ export interface EnginePlan {
   readonly engine: EngineName;
   /** Why it would not. */
   readonly refusal?: Refusal;
+  /** How it would, where that is worth knowing. */
+  readonly note?: string;
 }
 
 /** What registering a probe at a place would do. */
@@ -220,7 +222,11 @@ class View implements ModuleView {
       offset: found.offset,
       address: BigInt(found.address),
       instruction: { bytes: found.instruction.bytes, text: code.arch.format(found.instruction) },
-      engines: engines.map(({ offer, refusal }) => ({ engine: offer.name, ...(refusal && { refusal }) })),
+      engines: engines.map(({ offer, refusal, note }) => ({
+        engine: offer.name,
+        ...(refusal && { refusal }),
+        ...(note !== undefined && { note }),
+      })),
       ...(chosen !== undefined && { chosen }),
       ...(found.ifunc !== undefined && { ifunc: found.ifunc }),
     };

@@ -26,6 +26,13 @@ const REFUSED_OPCODES = new Set([
   0xcc, 0xcd, 0xcf, 0x6c, 0x6d, 0x6e, 0x6f, 0xe4, 0xe5, 0xe6, 0xe7, 0xec, 0xed, 0xee, 0xef, 0xf1, 0xf4, 0xfa,
   0xfb,
 ]);
+/** Those that are none in 64-bit mode, prefixes among them. */
+// prettier-ignore
+const INVALID_OPCODES = new Set([
+  0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x62, 0x82, 0x9a, 0xce, 0xd4, 0xd5, 0xd6, 0xea,
+]);
+/** nop, popf, returns, calls, jumps: each has a way of its own there. */
+const SPECIAL_OPCODES = new Set([0x90, 0x9d, 0xc2, 0xc3, 0xca, 0xcb, 0xe8, 0xe9, 0xeb, 0xff]);
 /** movs, cmps, stos, lods, scas. */
 const STRING_OPCODES = new Set([0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
 const NOP5 = Uint8Array.of(0x0f, 0x1f, 0x44, 0, 0);
@@ -39,10 +46,25 @@ export function kernelHandling({ bytes }: Instruction): KernelHandling {
   return brokenBy(opcode, modrm, prefixes) ?? legacy(opcode, modrm, prefixes);
 }
 
-/** VEX, EVEX, XOP: the register that stands in for rip in a slot may be one that they use (riprel_analyze). */
+/** In the third VEX map: FMA4 and vpermil2, which the kernel does not know (arch/x86/lib/x86-opcode-map.txt). */
+const isFma4 = (opcode: number): boolean =>
+  opcode === 0x48 || opcode === 0x49 || (opcode >= 0x5c && opcode <= 0x5f) || (opcode & 0xe8) === 0x68;
+
+/**
+ * VEX, EVEX, XOP. The kernel looks at the byte of their opcode as if it were one of the first map: vmovdqu is refused as outs,
+ * vzeroupper would be skipped as a jump that is not taken, and the thread would not come back from the slot of vcmpps, a return.
+ * And the register that stands in for rip in a slot may be one that they use (riprel_analyze).
+ */
 function vector(bytes: Uint8Array, at: number): KernelHandling {
   const opcodeAt = at + { 0xc5: 2, 0xc4: 3, 0x8f: 3, 0x62: 4 }[bytes[at] as 0xc5 | 0xc4 | 0x8f | 0x62];
+  const opcode = bytes[opcodeAt] ?? 0;
   const modrm = bytes[opcodeAt + 1] ?? 0xc0;
+  if (bytes[at] === 0xc4 && (bytes[at + 1]! & 0x1f) === 3 && isFma4(opcode))
+    return refuses('an instruction of AMD processors only');
+  if (REFUSED_OPCODES.has(opcode) || INVALID_OPCODES.has(opcode))
+    return refuses('a vector instruction that it takes for another one');
+  if (SPECIAL_OPCODES.has(opcode) || (opcode & 0xf0) === 0x70)
+    return breaks('a vector instruction that it takes for a branch or a return');
   return modOf(modrm) === 0 && rmOf(modrm) === 5 ? breaks('a vector instruction relative to rip') : STEPS;
 }
 

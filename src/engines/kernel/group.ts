@@ -101,10 +101,11 @@ export class Group {
     const { path } = this.#module;
     if (errno === ERRNO.ESRCH && pid !== 0)
       return new ProcessError('no-such-process', pid, `there is no process ${pid}`);
-    if (errno === ENOTSUPP)
+    if (errno === ENOTSUPP || errno === ERRNO.ENOEXEC)
       return new RefusedError(path, {
         code: 'kernel-refuses-instruction',
         reason: `the kernel does not take a uprobe on ${this.#members.length === 1 ? 'this instruction' : 'one of these instructions'}`,
+        remedy: 'Probe the instruction before or behind it',
       });
     return new SyscallError(LINK_CALL, errno, linkHint(errno, path));
   }

@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { compileFixture, privateCopy, repositoryRoot } from '../helpers/compile.js';
+import { linksOf, whyNoKernelEngine } from '../helpers/kernel.js';
+import { changedTexts } from '../helpers/outlive.js';
+import { Random } from '../helpers/random.js';
+import { until } from '../helpers/running.js';
+
+const HOLDER = join(repositoryRoot, 'build', 'test', 'helpers', 'kernel-holder.js');
+const ROUNDS = Number(process.env['UPROBE_OUTLIVE_ROUNDS'] ?? 6);
+const random = new Random(Number(process.env['UPROBE_OUTLIVE_SEED'] ?? 1));
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+function keepers(): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'uprobe-keeper\n';
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** The kernel's complaints about breakpoints that it could not take out. */
+const leaks = (): number =>
+  (spawnSync('dmesg', { encoding: 'utf8' }).stdout.match(/leaking uprobe/g) ?? []).length;
+
+void describe('a program that holds uprobes of the kernel', { skip: whyNoKernelEngine() }, () => {
+  const hammer = privateCopy(compileFixture('hammer'));
+  const large = privateCopy(process.execPath);
+  const targets: ChildProcess[] = [];
+  before(async () => {
+    targets.push(spawn(hammer, [], { stdio: ['pipe', 'pipe', 'inherit'] }));
+    const busy = 'console.log(1); setInterval(() => JSON.stringify({ a: [1, 2, Math.random()] }), 1)';
+    targets.push(spawn(large, ['-e', busy], { stdio: ['pipe', 'pipe', 'inherit'] }));
+    await Promise.all(targets.map((t) => once(t.stdout!, 'data')));
+  });
+  after(async () => {
+    targets[0]!.stdin!.end();
+    const [code] = (await once(targets[0]!, 'exit')) as [number];
+    targets[1]!.kill('SIGKILL');
+    assert.equal(code, 0, 'its results were right all the time');
+  });
+
+  const round = async (way: 'churn' | 'many', end: 'itself' | 'group', delay: number): Promise<void> => {
+    const [others, leaked] = [new Set(keepers()), leaks()];
+    const child = spawn(process.execPath, [HOLDER, way === 'many' ? large : hammer, way], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      detached: true,
+    });
+    await Promise.race([once(child.stdout, 'data'), once(child, 'exit')]);
+    assert.equal(child.exitCode, null);
+    const held = keepers().filter((pid) => !others.has(pid));
+    assert.ok(held.length > 0, 'it has a keeper');
+    await pause(delay);
+    process.kill(end === 'group' ? -child.pid! : child.pid!, 'SIGKILL');
+    await once(child, 'close');
+    await until('its keeper has ended', () => !keepers().some((pid) => held.includes(pid)));
+    assert.deepEqual(changedTexts(targets[way === 'many' ? 1 : 0]!.pid!), []);
+    assert.equal(leaks(), leaked);
+    for (const target of targets) assert.equal(target.exitCode, null);
+  };
+
+  void it(
+    'leaves nothing behind when it is killed while links come and go',
+    { timeout: 60_000 },
+    async () => {
+      for (let i = 0; i < ROUNDS; i++)
+        await round('churn', i % 2 === 0 ? 'itself' : 'group', random.below(120));
+    },
+  );
+
+  void it(
+    'leaves nothing behind when it is killed within a link of tens of thousands of places',
+    { timeout: 120_000 },
+    async () => {
+      for (let i = 0; i < Math.ceil(ROUNDS / 3); i++) await round('many', 'group', random.below(2500));
+    },
+  );
+
+  void it('has another keeper when that one is killed', { timeout: 60_000 }, async () => {
+    const others = new Set(keepers());
+    const child = spawn(process.execPath, [HOLDER, hammer, 'hold'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    await once(child.stdout, 'data');
+    const [first] = keepers().filter((pid) => !others.has(pid));
+    process.kill(first!, 'SIGKILL');
+    await until('there is another', () => keepers().some((pid) => !others.has(pid) && pid !== first));
+    child.kill('SIGKILL');
+    await once(child, 'close');
+    await until('it has ended', () => !keepers().some((pid) => !others.has(pid)));
+    assert.deepEqual(changedTexts(targets[0]!.pid!), []);
+    assert.equal(linksOf(), 0);
+  });
+});
