@@ -4,7 +4,7 @@ import type { Finding } from '../../linux/examine.js';
 import { Keeper } from '../../linux/keeper.js';
 import { bpfTarget, unavailable } from './machine.js';
 
-/** By trying, with a file of our own that nobody maps. */
+/** By trying. */
 export function examineKernel(): readonly Finding[] {
   const what = 'probing every process, by programs in the kernel';
   const refusal = unavailable();
@@ -12,7 +12,7 @@ export function examineKernel(): readonly Finding[] {
     const { reason: detail, remedy } = refusal;
     return [{ what, ok: false, detail, ...(remedy !== undefined && { remedy }) }];
   }
-  return [{ what, ok: true, detail: `a program was loaded and attached; ${abilities()}` }, keeper()];
+  return [{ what, ok: true, detail: `a program was loaded; ${abilities()}` }, keeper()];
 }
 
 /** Nothing is amiss where they are not there: handlers then do it another way. */

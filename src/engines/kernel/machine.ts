@@ -5,7 +5,7 @@ import type { BpfTarget } from '../../handler/bpf/code.js';
 import { createMap, linkDirectly, loadProgram } from '../../linux/bpf.js';
 import { kernelFunctions } from '../../linux/btf.js';
 import { closeFd } from '../../linux/fds.js';
-import { memoryFile } from '../../linux/memory-file.js';
+import { ERRNO } from '../../linux/numbers.js';
 import { errnoName, SyscallError } from '../../linux/syscall-error.js';
 
 /** mov r0, 0; exit */
@@ -30,7 +30,7 @@ export const unavailable = once((): Refusal | undefined => {
   }
 });
 
-/** A map, a program, and a link to a file of ours that nobody maps. */
+/** A map, a program, and a link. */
 function tryAll(): void {
   const fds: number[] = [];
   const keep = (fd: number): number => {
@@ -40,10 +40,25 @@ function tryAll(): void {
   try {
     keep(createMap({ type: 'array', keyBytes: 4, valueBytes: 8, entries: 1, mapped: true }, 'uprobe_try'));
     const program = keep(loadProgram({ instructions: NOTHING, kind: 'entry', sleeps: false }, 'uprobe_try'));
-    const path = `/proc/self/fd/${keep(memoryFile('uprobe-try', 4096))}`;
-    keep(linkDirectly({ program, kind: 'entry', path, offsets: [0], cookies: [0n], pid: 0 }));
+    tryLink(program);
   } finally {
     for (const fd of fds.toReversed()) closeFd(fd);
+  }
+}
+
+/** To a file that is not there: a kernel that knows such links looks for it. One that is made takes tens of milliseconds to close. */
+function tryLink(program: number): void {
+  try {
+    linkDirectly({
+      program,
+      kind: 'entry',
+      path: '/proc/self/no-such-file',
+      offsets: [0],
+      cookies: [0n],
+      pid: 0,
+    });
+  } catch (e) {
+    if (!(e instanceof SyscallError && e.errno === ERRNO.ENOENT)) throw e;
   }
 }
 
