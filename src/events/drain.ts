@@ -4,6 +4,8 @@ import { mapRing, unmapRing, type Ring } from '../linux/bpf.js';
 import { RingReader } from '../linux/ring.js';
 import { WORD, type Chunk, type DrainInit, type Order } from './protocol.js';
 
+/** How often this side looks itself while the thread is still loading, ms. */
+const STARTING_MS = 2;
 /** How long loading may take at most before an exit of the process waits no more, ms. */
 const LOADING_MS = 5000;
 const WHOLE = 1 << 30;
@@ -16,6 +18,7 @@ export interface DrainedRing {
 
 interface Drained {
   readonly ring: Ring;
+  readonly reader: RingReader;
   readonly words: Int32Array;
   readonly deliver: (bytes: Uint8Array) => void;
 }
@@ -30,7 +33,7 @@ export class Drain {
     const ring = mapRing(fd, bytes);
     const words = new Int32Array(new SharedArrayBuffer(8));
     const id = ++this.#lastId;
-    this.#rings.set(id, { ring, words, deliver });
+    this.#rings.set(id, { ring, reader: new RingReader(ring), words, deliver });
     this.#send({ kind: 'add', id, ring, words });
     return { close: () => this.#remove(id) };
   }
@@ -54,11 +57,26 @@ export class Drain {
     // after the listener, which keeps the process alive
     port.unref();
     worker.unref();
+    this.#standIn(loaded);
     // Node aborts when a process exits while one of its threads is loading a native addon
     const waitUntilLoaded = (): void => void Atomics.wait(loaded, 0, 0, LOADING_MS);
     process.on('exit', waitUntilLoaded);
     worker.on('exit', () => process.off('exit', waitUntilLoaded));
     return { worker, port };
+  }
+
+  /** A thread takes tens of milliseconds to start, in which a ring can be full: until then this side empties them. */
+  #standIn(loaded: Int32Array): void {
+    const timer = setInterval(() => {
+      if (Atomics.load(loaded, 0) === 1 || this.#rings.size === 0) return clearInterval(timer);
+      for (const { reader, words, deliver } of this.#rings.values()) {
+        if (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) continue;
+        const bytes = reader.take(WHOLE);
+        Atomics.store(words, WORD.lock, 0);
+        if (bytes !== undefined) deliver(bytes);
+      }
+    }, STARTING_MS);
+    timer.unref();
   }
 
   #take({ id, bytes }: Chunk): void {
@@ -71,14 +89,14 @@ export class Drain {
   #remove(id: number): void {
     const drained = this.#rings.get(id);
     if (drained === undefined) return;
-    const { ring, words, deliver } = drained;
+    const { ring, reader, words, deliver } = drained;
     // The thread holds it for the length of a copy; from here on it is ours for good.
     while (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) Atomics.wait(words, WORD.lock, 1, 1);
     this.#send({ kind: 'remove', id });
     for (let m = receiveMessageOnPort(this.#thread!.port); m; m = receiveMessageOnPort(this.#thread!.port))
       this.#take(m.message as Chunk);
     this.#rings.delete(id);
-    const rest = new RingReader(ring).take(WHOLE);
+    const rest = reader.take(WHOLE);
     if (rest !== undefined) deliver(rest);
     unmapRing(ring);
   }
