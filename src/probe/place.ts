@@ -100,7 +100,8 @@ function resolveSpot(code: CodeFile, spot: Spot, question: PlaceQuestion): Resol
     offset,
     address,
     instruction,
-    atEntry: code.isFunctionStart(address),
+    // A symbol with a size tells that without a look at all the others.
+    atEntry: spot.extent?.start === address || code.isFunctionStart(address),
     ...(next && { next }),
     processes: spot.processes ?? processes,
     ...nameOf(code, spot),
