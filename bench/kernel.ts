@@ -14,7 +14,7 @@ import { privateCopy, repositoryRoot } from '../test/helpers/compile.js';
 import { compileBench, inTurn, median, table, targetTime, unprobedTime, type Measured } from './harness.js';
 
 const execute = promisify(execFile);
-const ROUNDS = Number(process.env["UPROBE_BENCH_ROUNDS"] ?? 7);
+const ROUNDS = Number(process.env['UPROBE_BENCH_ROUNDS'] ?? 7);
 const TIMEOUT = 120_000;
 /** Of a site that the kernel emulates, and of one that it steps. */
 const CALLS = { nop: 400_000, push: 300_000, lea: 30_000 } as const;
