@@ -5,37 +5,38 @@
  * while it makes a link.
  *
  * So a child with our memory and our descriptors (clone(2): CLONE_VM, CLONE_FILES), which runs nothing but a page of machine code,
- * makes and closes links for us. Every descriptor belongs to both at every instant. When we have ended it closes them all, without
- * a signal, and ends. It is in a session of its own, blocks all signals, and is left alone by debuggers of ours (CLONE_UNTRACED).
+ * makes links for us (closer.ts closes them). Every descriptor belongs to both at every instant. When we have ended it closes them all,
+ * without a signal, each in a child of its own, and ends. It is in a session of its own, blocks all signals, and is left alone by
+ * debuggers of ours (CLONE_UNTRACED).
  */
 import { UprobeError } from '../base/errors.js';
-import { withSignalsBlocked } from './clone.js';
 import { closeFd } from './fds.js';
-import { functionAt, syscall, syscallWithMemory } from './ffi.js';
+import { syscall, syscallWithMemory } from './ffi.js';
 import { futexWait } from './futex.js';
+import { CHILD_FLAGS, startChild } from './keeper-child.js';
 import { mapRegion, type Region } from './memory.js';
 import { FUTEX, NR, WAIT } from './numbers.js';
 import { check } from './syscall-error.js';
 
 /** Bytes of the mailbox. The first word says whose turn it is. */
-const AT = { state: 0, result: 8, nr: 16, args: 24, count: 72, polled: 80, name: 96 } as const;
+const AT = { state: 0, result: 8, nr: 16, args: 24, count: 72, polled: 80, name: 96, highest: 112 } as const;
 const STATE = { idle: 0, asked: 1, taken: 2, done: 3 } as const;
 const POLLIN = 1;
 const EFD_CLOEXEC = 0o2000000;
 const PR_SET_NAME = 15;
-const CLONE_FLAGS = 0x0080_0500; // CLONE_UNTRACED | CLONE_FILES | CLONE_VM; no signal at its end
 const MAILBOX_BYTES = 4096;
 /** As `ps -o comm` shows it. */
 const NAME = 'uprobe-keeper';
 
 const word = (value: number): number[] => [...new Uint8Array(Int32Array.of(value).buffer)];
 
-/** start(rdi: mailbox, rsi: the child's stack, which it never uses) → pid. */
+/** start(rdi: mailbox) → pid. */
 // prettier-ignore
 const CODE = [
   0x49, 0x89, 0xf9,                         // mov  r9, rdi
   0xb8, ...word(NR.clone),                  // mov  eax, clone
-  0xbf, ...word(CLONE_FLAGS),               // mov  edi, flags
+  0xbf, ...word(CHILD_FLAGS),               // mov  edi, flags
+  0x31, 0xf6,                               // xor  esi, esi (it never uses its stack)
   0x31, 0xd2, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0, // edx = r10d = r8d = 0
   0x0f, 0x05,                               // syscall
   0x48, 0x85, 0xc0,                         // test rax, rax
@@ -58,9 +59,9 @@ const CODE = [
   0x48, 0x85, 0xc0,                         // test rax, rax
   0x78, 0xe6,                               // js   next
   0x66, 0x83, 0x7b, AT.polled + 6, 0,       // cmp  word [rbx + polled[0].revents], 0
-  0x75, 0x63,                               // jne  over
+  0x75, 0x6b,                               // jne  over
   0x66, 0x83, 0x7b, AT.polled + 14, POLLIN, // cmp  word [rbx + polled[1].revents], POLLIN
-  0x75, 0x5c,                               // jne  over
+  0x75, 0x64,                               // jne  over
   0x31, 0xc0,                               // xor  eax, eax (read)
   0x8b, 0x7b, AT.polled + 8,                // mov  edi, [rbx + polled[1].fd]
   0x48, 0x8d, 0x73, AT.count,               // lea  rsi, [rbx + count]
@@ -78,39 +79,47 @@ const CODE = [
   0x4c, 0x8b, 0x4b, AT.args + 40,           // mov  r9, [rbx + args[5]]
   0x0f, 0x05,                               // syscall
   0x48, 0x89, 0x43, AT.result,              // mov  [rbx + result], rax
+  0x3b, 0x43, AT.highest,                   // cmp  eax, [rbx + highest]
+  0x7e, 0x03,                               // jle  no_higher
+  0x89, 0x43, AT.highest,                   // mov  [rbx + highest], eax
   0xc7, 0x03, ...word(STATE.done),          // mov  dword [rbx], done
   0xb8, ...word(NR.futex),                  // mov  eax, futex
   0x48, 0x89, 0xdf,                         // mov  rdi, rbx
   0xbe, ...word(FUTEX.wake),                // mov  esi, FUTEX_WAKE
   0xba, ...word(1),                         // mov  edx, 1
   0x0f, 0x05,                               // syscall
-  0xe9, ...word(-132),                      // jmp  next
-  // over: whoever reads what we wrote to waits for the first three; closing links takes longer
+  0xe9, ...word(-140),                      // jmp  next
+  // over: whoever reads what we wrote to waits for the first three; closing links takes longer, each its own time
   0xb8, ...word(NR.closeRange),             // mov  eax, close_range
   0x31, 0xff,                               // xor  edi, edi
   0xbe, ...word(2),                         // mov  esi, 2
   0x31, 0xd2,                               // xor  edx, edx
   0x0f, 0x05,                               // syscall
-  0xb8, ...word(NR.closeRange),             // mov  eax, close_range
-  0xbf, ...word(3),                         // mov  edi, 3
-  0xbe, ...word(-1),                        // mov  esi, ~0
-  0x31, 0xd2,                               // xor  edx, edx
+  0x41, 0xbc, ...word(3),                   // mov  r12d, 3
+  // each:
+  0x44, 0x3b, 0x63, AT.highest,             // cmp  r12d, [rbx + highest]
+  0x77, 0x32,                               // ja   end
+  0xb8, ...word(NR.clone),                  // mov  eax, clone
+  0xbf, ...word(CHILD_FLAGS),               // mov  edi, flags
+  0x31, 0xf6, 0x31, 0xd2,                   // esi = edx = 0
+  0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0,       // r10d = r8d = 0
   0x0f, 0x05,                               // syscall
+  0x49, 0x89, 0xc5,                         // mov  r13, rax
+  0x48, 0x85, 0xc0,                         // test rax, rax
+  0x7f, 0x0f,                               // jg   following (a child closes it; else it is done here)
+  0x44, 0x89, 0xe7,                         // mov  edi, r12d
+  0xb8, ...word(NR.close),                  // mov  eax, close
+  0x0f, 0x05,                               // syscall
+  0x4d, 0x85, 0xed,                         // test r13, r13
+  0x74, 0x05,                               // jz   end (of the child)
+  // following:
+  0x41, 0xff, 0xc4,                         // inc  r12d
+  0xeb, 0xc8,                               // jmp  each
+  // end:
   0x31, 0xff,                               // xor  edi, edi
   0xb8, ...word(NR.exitGroup),              // mov  eax, exit_group
   0x0f, 0x05,                               // syscall
 ];
-
-let starter: ((mailbox: number, stack: number) => number) | undefined;
-
-function startFunction(): (mailbox: number, stack: number) => number {
-  if (starter === undefined) {
-    const page = mapRegion(4096, true);
-    page.bytes.set(CODE);
-    starter = functionAt(page.address, 'int64_t start_keeper(uintptr_t, uintptr_t)');
-  }
-  return starter;
-}
 
 /** How long the event loop may be kept waiting for a call that is quick, ms. */
 const QUICK_MS = 1;
@@ -153,10 +162,8 @@ export class Keeper {
   }
 
   #start(): void {
-    const { address, length } = this.#mailbox;
-    const pid = withSignalsBlocked(() => startFunction()(address, address + length));
     this.#pid = check(
-      pid,
+      startChild(CODE, this.#mailbox.address),
       'clone(CLONE_VM | CLONE_FILES)',
       'A sandbox (seccomp) forbids it, or there are too many processes (ulimit -u)',
     );

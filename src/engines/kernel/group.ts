@@ -3,7 +3,7 @@
  * for the return or one for both, and one link for each of them and each process.
  */
 import { ProcessError, RefusedError, type UprobeError } from '../../base/errors.js';
-import { closeFd } from '../../linux/fds.js';
+import { closeLinks } from '../../linux/closer.js';
 import { LINK_CALL, linkHint, prepareLink, type LinkRequest } from '../../linux/bpf.js';
 import type { Keeper } from '../../linux/keeper.js';
 import { ERRNO, NR } from '../../linux/numbers.js';
@@ -67,7 +67,7 @@ export class Group {
       for (const program of programs)
         for (const pid of this.#pids) links.push(await this.#linkOne(keeper, program, pid, numbers));
     } catch (e) {
-      await closeLinks(keeper, links);
+      await closeLinks(links);
       throw e;
     }
     return links;
@@ -135,7 +135,7 @@ export class Group {
   async remove(keeper: Keeper, numbers: readonly number[]): Promise<Tally[]> {
     for (const number of numbers) this.#left.delete(number);
     if (this.#left.size > 0) await this.#replaceLinks(keeper);
-    else await closeLinks(keeper, this.#links.splice(0));
+    else await closeLinks(this.#links.splice(0));
     const tallies = numbers.map((n) => this.tally(n));
     if (this.#left.size === 0) this.#programs.close();
     return tallies;
@@ -145,19 +145,17 @@ export class Group {
     return this.#programs.replace(async (newer) => {
       const older = this.#links;
       this.#links = await this.#link(keeper, newer);
-      await closeLinks(keeper, older);
+      await closeLinks(older);
     });
   }
 
-  /** Everything, without the event loop. */
-  closeNow(keeper: Keeper, milliseconds: number): void {
-    for (const link of this.#links.toReversed()) keeper.callNow(milliseconds, NR.close, link);
-    this.#links = [];
+  /** Its links, to be closed by the caller. */
+  takeLinks(): number[] {
+    return this.#links.splice(0);
+  }
+
+  /** When its links are closed. */
+  free(): void {
     this.#programs.close();
   }
-}
-
-/** The last that was made first: whoever returns finds its entry. A close waits until no program of the link runs any more. */
-async function closeLinks(keeper: Keeper, links: readonly number[]): Promise<void> {
-  for (const link of links.toReversed()) await keeper.call(NR.close, link).catch(() => closeFd(link));
 }

@@ -3,6 +3,7 @@
  * kernel knows files by their inodes, so there is nothing to do when processes come and go.
  */
 import { Drain } from '../../events/drain.js';
+import { closeLinksNow } from '../../linux/closer.js';
 import { Keeper } from '../../linux/keeper.js';
 import { addTo } from '../../base/multimap.js';
 import {
@@ -19,7 +20,7 @@ import { Group, type Member } from './group.js';
 import { NamedProcesses } from './named.js';
 import { refusalFor } from './refusals.js';
 
-/** How long an exit of the process may wait for each link, ms. */
+/** How long an exit of the process may wait for its links, ms. */
 const EXIT_MS = 5000;
 /** How often we look whether the keeper is there, and processes that are named, ms. */
 const WATCH_MS = 250;
@@ -145,7 +146,11 @@ class Kernel implements Engine {
       this.#final.set(consumer, place.group.tally(place.number));
     this.#byConsumer.clear();
     this.#places.clear();
-    for (const group of this.#groups) group.closeNow(keeper, EXIT_MS);
+    closeLinksNow(
+      [...this.#groups].flatMap((g) => g.takeLinks()),
+      EXIT_MS,
+    );
+    for (const group of this.#groups) group.free();
     this.#groups.clear();
     keeper.close();
   }
