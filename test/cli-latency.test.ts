@@ -87,7 +87,7 @@ void describe('uprobe latency', () => {
   });
 
   void it('shows at Ctrl-C what there is', async () => {
-    const running = new Running(['latency', `${naps}:naps`, '--json', '--', naps, '1000']);
+    const running = new Running(['latency', `${naps}:naps`, '--json', '--', naps, '30']);
     await new Promise((resolve) => setTimeout(resolve, 1500));
     running.child.kill('SIGINT');
     const { stderr } = await running.end();

@@ -269,7 +269,9 @@ void describe('uprobe trace of a process that runs', () => {
   void it('ends when the process has ended', async () => {
     const target = await ticker(loop);
     const tracing = new Running(['count', '--json', `${loop}:tick`, '-p', String(target.pid)]);
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const ownStatus = (): string => readFileSync(`/proc/${target.pid}/status`, 'latin1');
+    await tracing.until('it is traced', () => !/^TracerPid:\t0$/m.test(ownStatus()));
+    await new Promise((resolve) => setTimeout(resolve, 500));
     const [, ticks] = /ticks=(\d+)/.exec(await target.end()) ?? [];
     const { status, stdout } = await tracing.end();
     assert.equal(status, 0);

@@ -9,6 +9,12 @@ import { until } from './helpers/running.js';
 
 const commOf = (pid: number): string => readFileSync(`/proc/${pid}/comm`, 'latin1').trim();
 
+/** It runs nothing any more, not even what it had begun. */
+async function killed(pid: number): Promise<void> {
+  process.kill(pid, 'SIGKILL');
+  await until('it has ended', () => /^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, 'latin1')));
+}
+
 void describe('the keeper of links', () => {
   void it('makes system calls with our descriptors', async () => {
     const keeper = new Keeper();
@@ -25,11 +31,11 @@ void describe('the keeper of links', () => {
   void it('has a successor when it was killed, which makes the calls', async () => {
     const keeper = new Keeper();
     const first = keeper.pid!;
-    process.kill(first, 'SIGKILL');
+    await killed(first);
     const results = await Promise.all([1, 2, 3].map(() => keeper.call(NR.gettid)));
     assert.notEqual(keeper.pid, first);
     assert.deepEqual(new Set(results), new Set([keeper.pid]));
-    process.kill(keeper.pid!, 'SIGKILL');
+    await killed(keeper.pid!);
     assert.ok(keeper.callNow(1000, NR.gettid)! > 0);
     keeper.close();
   });
