@@ -4,7 +4,7 @@
  */
 import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
@@ -89,7 +89,9 @@ const BPFTRACE: Record<string, (probe: string) => string> = {
   session: (p) =>
     `uprobe:${p} { @s[tid] = nsecs; } uretprobe:${p} { @ = hist(nsecs - @s[tid]); delete(@s[tid]); }`,
 };
-const hasBpftrace = spawnSync('bpftrace', ['--version']).status === 0;
+/** Without tracefs it attaches, and cannot detach. */
+const hasBpftrace =
+  spawnSync('bpftrace', ['--version']).status === 0 && existsSync('/sys/kernel/tracing/uprobe_events');
 
 const inBpftrace =
   (kind: string, variant: Variant): Measured =>
@@ -223,7 +225,7 @@ async function startUp(): Promise<void> {
 
 /** All of it. */
 export async function kernelEngine(): Promise<void> {
-  if (!hasBpftrace) console.log('\nnot installed, so not measured: bpftrace');
+  if (!hasBpftrace) console.log('\nnot measured: bpftrace, which is not installed or has no tracefs');
   await hits();
   await throughput();
   await attaching();

@@ -36,6 +36,8 @@ export interface SitePlace {
   readonly atEntry?: boolean;
   /** Behind an instruction that does nothing but mark a place to jump to (endbr64): the one that follows. */
   readonly next?: Instruction;
+  /** Why no engine may stop a thread there. */
+  readonly forbidden?: Refusal;
 }
 
 /** How an instruction runs out of line, or why it cannot. */
@@ -44,7 +46,7 @@ export type OutOfLine =
   | { readonly template: undefined; readonly refusal: Refusal };
 
 /** What decides whether a site can be armed at all. */
-export type ArmableSite = Pick<SitePlace, 'instruction' | 'atEntry' | 'next'> & OutOfLine;
+export type ArmableSite = Pick<SitePlace, 'instruction' | 'atEntry' | 'next' | 'forbidden'> & OutOfLine;
 
 /**
  * Which processes a consumer wants. `'all'` is every process, present and future; a tree is a process with all its

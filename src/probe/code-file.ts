@@ -77,9 +77,14 @@ export class CodeFile {
 
   /** How an instruction of the file runs out of line, or why it may not be probed. */
   displace(instruction: Instruction): Displaced {
-    const { address } = instruction;
+    const refusal = this.forbids(instruction);
+    return refusal === undefined ? this.arch.displace(instruction) : { ok: false, refusal };
+  }
+
+  /** Why no thread may be stopped at an instruction. */
+  forbids({ address }: Instruction): Refusal | undefined {
     const inside = this.#critical().some(({ start, length }) => address >= start && address - start < length);
-    return inside ? { ok: false, refusal: RSEQ } : this.arch.displace(instruction);
+    return inside ? RSEQ : undefined;
   }
 
   get symbols(): SymbolTable {

@@ -1,7 +1,8 @@
 /** Which engine serves a site: the first in the list that can, or the one the user forces. */
 import type { Refusal } from '../base/errors.js';
-import type { Displaced } from '../arch/arch.js';
+import type { Displaced, SlotTemplate } from '../arch/arch.js';
 import type { ArmableSite, Consumer, Engine, EngineName } from '../engines/engine.js';
+import type { CodeFile } from './code-file.js';
 import type { ResolvedPlace } from './place.js';
 import type { WantedProcesses } from './spec.js';
 
@@ -30,16 +31,32 @@ export interface Need {
   readonly processes: readonly WantedProcesses[];
 }
 
-/** What engines are to know of a place. */
-export const armable = (
+/**
+ * What engines are to know of a place, added to `known`. How its instruction runs out of line is found out when it is asked for: not
+ * every engine does, and it takes longer than the rest.
+ */
+export function armable<T extends object>(
+  known: T,
   { instruction, atEntry, next }: ResolvedPlace,
-  displaced: Displaced,
-): ArmableSite => ({
-  instruction,
-  atEntry,
-  ...(next && { next }),
-  ...(displaced.ok ? { template: displaced.template } : { template: undefined, refusal: displaced.refusal }),
-});
+  code: Pick<CodeFile, 'displace' | 'forbids'>,
+): T & ArmableSite {
+  let displaced: Displaced | undefined;
+  const found = (): Displaced => (displaced ??= code.displace(instruction));
+  const forbidden = code.forbids(instruction);
+  const template = (): SlotTemplate | undefined => {
+    const is = found();
+    return is.ok ? is.template : undefined;
+  };
+  const refusal = (): Refusal | undefined => {
+    const is = found();
+    return is.ok ? undefined : is.refusal;
+  };
+  const site = { ...known, instruction, atEntry, ...(next && { next }), ...(forbidden && { forbidden }) };
+  return Object.defineProperties(site, {
+    template: { enumerable: true, get: template },
+    refusal: { enumerable: true, get: refusal },
+  }) as T & ArmableSite;
+}
 
 export interface EngineVerdict {
   readonly offer: EngineOffer;

@@ -211,7 +211,7 @@ class View implements ModuleView {
   #planOf(found: ResolvedPlace, options: PlanOptions): PlacePlan {
     const code = this.#code;
     const engines = verdicts(this.#offers, {
-      site: armable(found, code.displace(found.instruction)),
+      site: armable({}, found, code),
       consumers: [consumerLike(options)],
       processes: options.processes === undefined ? [] : [checkProcesses(options.processes)],
     });

@@ -236,9 +236,9 @@ class Draft {
   }
 
   #newSite(module: ProbedModule, place: ResolvedPlace): Site {
-    const { offset, instruction } = place;
+    const { offset } = place;
     const facts = { id: this.#table.nextSiteId(), module: module.facts, offset };
-    const site = new Site(module, { ...facts, ...armable(place, module.code.displace(instruction)) });
+    const site = new Site(module, armable(facts, place, module.code));
     const known = this.#fresh.get(module);
     if (known === undefined) this.#fresh.set(module, new Map([[offset, site]]));
     else known.set(offset, site);

@@ -3,7 +3,8 @@ import { makeRefusal, type Refusal } from '../../base/errors.js';
 import { isEmulatedPush, kernelHandling } from '../../arch/x64/kernel-uprobes.js';
 import type { ArmableSite } from '../engine.js';
 
-export function refuseInstruction({ instruction, atEntry }: ArmableSite): Refusal | undefined {
+export function refuseInstruction({ instruction, atEntry, forbidden }: ArmableSite): Refusal | undefined {
+  if (forbidden !== undefined) return forbidden;
   const handling = kernelHandling(instruction);
   switch (handling.does) {
     case 'refuses':
