@@ -4,8 +4,8 @@ import { mapRing, unmapRing, type Ring } from '../linux/bpf.js';
 import { RingReader } from '../linux/ring.js';
 import { WORD, type Chunk, type DrainInit, type Order } from './protocol.js';
 
-/** How often this side looks itself while the thread is still loading, ms. */
-const STARTING_MS = 2;
+/** How often we look whether the thread is there, ms. */
+const STARTING_MS = 1;
 /** How long loading may take at most before an exit of the process waits no more, ms. */
 const LOADING_MS = 5000;
 const WHOLE = 1 << 30;
@@ -23,10 +23,17 @@ interface Drained {
   readonly deliver: (bytes: Uint8Array) => void;
 }
 
+interface Thread {
+  readonly worker: Worker;
+  readonly port: MessagePort;
+  /** One word: 1 when it has loaded its code. */
+  readonly loaded: Int32Array;
+}
+
 export class Drain {
   readonly #rings = new Map<number, Drained>();
   #lastId = 0;
-  #thread: { readonly worker: Worker; readonly port: MessagePort } | undefined;
+  #thread: Thread | undefined;
 
   /** Begin to empty a ring (a map of the kernel) of so many bytes. */
   add(fd: number, bytes: number, deliver: (bytes: Uint8Array) => void): DrainedRing {
@@ -43,7 +50,7 @@ export class Drain {
     this.#thread.port.postMessage(order);
   }
 
-  #start(): { worker: Worker; port: MessagePort } {
+  #start(): Thread {
     const { port1: port, port2: theirs } = new MessageChannel();
     const loaded = new Int32Array(new SharedArrayBuffer(4));
     const workerData: DrainInit = { port: theirs, loaded };
@@ -57,26 +64,19 @@ export class Drain {
     // after the listener, which keeps the process alive
     port.unref();
     worker.unref();
-    this.#standIn(loaded);
     // Node aborts when a process exits while one of its threads is loading a native addon
     const waitUntilLoaded = (): void => void Atomics.wait(loaded, 0, 0, LOADING_MS);
     process.on('exit', waitUntilLoaded);
     worker.on('exit', () => process.off('exit', waitUntilLoaded));
-    return { worker, port };
+    return { worker, port, loaded };
   }
 
-  /** A thread takes tens of milliseconds to start, in which a ring can be full: until then this side empties them. */
-  #standIn(loaded: Int32Array): void {
-    const timer = setInterval(() => {
-      if (Atomics.load(loaded, 0) === 1 || this.#rings.size === 0) return clearInterval(timer);
-      for (const { reader, words, deliver } of this.#rings.values()) {
-        if (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) continue;
-        const bytes = reader.take(WHOLE);
-        Atomics.store(words, WORD.lock, 0);
-        if (bytes !== undefined) deliver(bytes);
-      }
-    }, STARTING_MS);
-    timer.unref();
+  /** Resolves when the thread that empties rings is there: it takes tens of milliseconds to start, in which one can be full. */
+  async ready(): Promise<void> {
+    const { loaded } = this.#thread ?? {};
+    const end = performance.now() + LOADING_MS;
+    while (loaded !== undefined && Atomics.load(loaded, 0) === 0 && performance.now() < end)
+      await new Promise((resolve) => setTimeout(resolve, STARTING_MS));
   }
 
   #take({ id, bytes }: Chunk): void {

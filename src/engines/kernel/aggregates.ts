@@ -82,6 +82,11 @@ export class KernelAggregates {
 
   constructor(private readonly drain: Drain) {}
 
+  /** Resolves when what is written can be read as fast as it comes. */
+  ready(): Promise<void> {
+    return this.drain.ready();
+  }
+
   /** The map of a key, for one more user of the aggregate (`release` ends that). */
   map(aggregate: Aggregate, spec: MapSpec): KernelMap {
     let kept = this.#kept.get(aggregate);

@@ -51,6 +51,7 @@ export class Group {
   static async arm(members: readonly Member[], aggregates: KernelAggregates, keeper: Keeper): Promise<Group> {
     const group = new Group(members, aggregates);
     try {
+      await aggregates.ready();
       group.#links = await group.#link(keeper, group.#programs.loaded);
     } catch (e) {
       group.#programs.close();
