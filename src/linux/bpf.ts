@@ -11,7 +11,6 @@ const CMD = {
   mapDelete: 3,
   mapNextKey: 4,
   progLoad: 5,
-  infoByFd: 15,
   mapLookupBatch: 24,
   linkCreate: 28,
 } as const;
@@ -292,15 +291,6 @@ function verifierLog(attr: Attr): string {
     if (fd >= 0) syscall(NR.close, fd);
     const end = bytes.indexOf(0);
     return Buffer.from(bytes.subarray(0, end < 0 ? bytes.length : end)).toString();
-  });
-}
-
-/** Hits at which the kernel could not run a program (bpf_prog_info.recursion_misses). */
-export function missesOf(programFd: number): bigint {
-  return withMemory(PAGE, ({ address, bytes }) => {
-    const attr = new Attr().u32(0, programFd).u32(4, 232).u64(8, address);
-    if (bpf(CMD.infoByFd, attr) < 0) return 0n;
-    return new DataView(bytes.buffer).getBigUint64(208, true);
   });
 }
 

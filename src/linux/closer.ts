@@ -4,7 +4,7 @@
  * makes it wait until that ends (kernel/events/uprobes.c: prepare_uretprobe puts off ri_timer, which would end it). So that no link waits
  * for another, each has a child with our memory and descriptors, as the keeper is (keeper.ts), and for the same reason.
  */
-import { CHILD_FLAGS, startChild } from './keeper-child.js';
+import { startChild, word } from './keeper-child.js';
 import { syscall } from './ffi.js';
 import { futexWait } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
@@ -14,24 +14,9 @@ const AT = { fd: 0, done: 4 } as const;
 const PAGE = 4096;
 const PAUSE_MS = 1;
 
-const word = (value: number): number[] => [...new Uint8Array(Int32Array.of(value).buffer)];
-
-/** start(rdi: mailbox) → pid. */
+/** What the child runs; rbx: the mailbox. */
 // prettier-ignore
 const CODE = [
-  0x49, 0x89, 0xf9,                         // mov  r9, rdi
-  0xb8, ...word(NR.clone),                  // mov  eax, clone
-  0xbf, ...word(CHILD_FLAGS),               // mov  edi, flags
-  0x31, 0xf6,                               // xor  esi, esi (it never uses its stack)
-  0x31, 0xd2, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0, // edx = r10d = r8d = 0
-  0x0f, 0x05,                               // syscall
-  0x48, 0x85, 0xc0,                         // test rax, rax
-  0x74, 0x01,                               // jz   child
-  0xc3,                                     // ret
-  // child:
-  0x4c, 0x89, 0xcb,                         // mov  rbx, r9
-  0xb8, ...word(NR.setsid),                 // mov  eax, setsid
-  0x0f, 0x05,                               // syscall
   0x8b, 0x3b,                               // mov  edi, [rbx + fd]
   0xb8, ...word(NR.close),                  // mov  eax, close
   0x0f, 0x05,                               // syscall

@@ -13,7 +13,7 @@ import { UprobeError } from '../base/errors.js';
 import { closeFd } from './fds.js';
 import { syscall, syscallWithMemory } from './ffi.js';
 import { futexWait } from './futex.js';
-import { CHILD_FLAGS, startChild } from './keeper-child.js';
+import { CHILD_FLAGS, startChild, word } from './keeper-child.js';
 import { mapRegion, type Region } from './memory.js';
 import { FUTEX, NR, WAIT } from './numbers.js';
 import { check } from './syscall-error.js';
@@ -28,24 +28,9 @@ const MAILBOX_BYTES = 4096;
 /** As `ps -o comm` shows it. */
 const NAME = 'uprobe-keeper';
 
-const word = (value: number): number[] => [...new Uint8Array(Int32Array.of(value).buffer)];
-
-/** start(rdi: mailbox) → pid. */
+/** What the child runs; rbx: the mailbox. */
 // prettier-ignore
 const CODE = [
-  0x49, 0x89, 0xf9,                         // mov  r9, rdi
-  0xb8, ...word(NR.clone),                  // mov  eax, clone
-  0xbf, ...word(CHILD_FLAGS),               // mov  edi, flags
-  0x31, 0xf6,                               // xor  esi, esi (it never uses its stack)
-  0x31, 0xd2, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0, // edx = r10d = r8d = 0
-  0x0f, 0x05,                               // syscall
-  0x48, 0x85, 0xc0,                         // test rax, rax
-  0x74, 0x01,                               // jz   child
-  0xc3,                                     // ret
-  // child:
-  0x4c, 0x89, 0xcb,                         // mov  rbx, r9
-  0xb8, ...word(NR.setsid),                 // mov  eax, setsid
-  0x0f, 0x05,                               // syscall
   0xb8, ...word(NR.prctl),                  // mov  eax, prctl
   0xbf, ...word(PR_SET_NAME),               // mov  edi, PR_SET_NAME
   0x48, 0x8d, 0x73, AT.name,                // lea  rsi, [rbx + name]

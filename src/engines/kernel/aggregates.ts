@@ -30,7 +30,7 @@ export class KernelMap {
   constructor(readonly spec: MapSpec) {
     this.fd = createMap(spec, NAMES[spec.key.of]);
     try {
-      this.value = spec.mapped && spec.type === 'array' ? mapArray(this.fd, spec.valueBytes) : undefined;
+      this.value = spec.mapped ? mapArray(this.fd, spec.valueBytes) : undefined;
       this.#begin();
     } catch (e) {
       this.close();
