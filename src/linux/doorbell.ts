@@ -19,6 +19,8 @@ import { check } from './syscall-error.js';
 
 /** A real-time signal that neither glibc (32, 33) nor Node uses; its default action is never taken: we handle it. */
 const BELL_SIGNAL = 60;
+/** Every wait is bounded: a ring that was lost after all costs so much, and no more. */
+const LONGEST_SLEEP_MS = 1000;
 const SA_SIGINFO = 4;
 const SA_RESTORER = 0x04000000;
 const SIGEV_THREAD_ID = 4;
@@ -240,7 +242,7 @@ export class BellWait {
    * `unless`: what came without a ring because we were awake; looked at when those who come later see that we sleep.
    */
   next(timeout: number | undefined, unless?: () => boolean): number {
-    if (timeout !== undefined) this.#arm(timeout);
+    this.#arm(timeout ?? LONGEST_SLEEP_MS);
     Atomics.store(this.#words, 1, SLEEPS.inWait);
     if (unless?.() === true) {
       Atomics.store(this.#words, 1, SLEEPS.no);
