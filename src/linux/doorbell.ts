@@ -28,7 +28,8 @@ const CLOCK_MONOTONIC = 1;
 const P_PID = 1;
 /** Events of every child of this thread: threads and processes that it traces, and those that it made. */
 const EVERY = WAIT.all | WAIT.nothread;
-const LOOK = WAIT.exited | WAIT.stopped | WAIT.nowait | EVERY;
+/** Tracees report stops all the same. Asked for WSTOPPED, a child that is traced no more would report those of job control, too. */
+const LOOK = WAIT.exited | WAIT.nowait | EVERY;
 /** The greatest si_code of a child that has ended: CLD_EXITED, CLD_KILLED, CLD_DUMPED. */
 const CLD_DUMPED = 3;
 /** Words of a siginfo_t that waitid fills in. */
@@ -103,38 +104,39 @@ function assemble(base: number, bell: number): Code {
 /** How the waiter sleeps: not at all, in waitid, or on the bell word itself, where a wake-up is cheaper than a signal. */
 const SLEEPS = { no: 0, inWait: 1, onBell: 2 } as const;
 
+/** 32-bit words that both sides share. The waiter says who it is before it sleeps for the first time. */
+const WORD = { bell: 0, sleeps: 1, tid: 2 } as const;
+export const BELL_WORDS = 3;
+
 /** Wakes the waiting thread. Used by any other thread; costs a system call only when the waiter sleeps. */
 export class Bell {
   readonly #words: Int32Array;
   readonly #address: number;
-  /** `words`, at `address`: two 32-bit words shared with the waiter: the bell, and how it sleeps. */
-  constructor(
-    address: number,
-    words: Int32Array,
-    readonly waiterTid: number,
-  ) {
+  /** `words`, at `address`: BELL_WORDS of them, all 0 until there is a waiter. */
+  constructor(address: number, words: Int32Array) {
     this.#address = address;
     this.#words = words;
   }
 
   /** Whether it sleeps, or is about to: then it must be rung. Awake, it looks around before it sleeps. */
   get waiterSleeps(): boolean {
-    return Atomics.load(this.#words, 1) !== SLEEPS.no;
+    return Atomics.load(this.#words, WORD.sleeps) !== SLEEPS.no;
   }
 
   /** `reasons`: bits that `BellWait.rung` will return. */
   ring(reasons: number): void {
-    Atomics.or(this.#words, 0, reasons);
-    const sleeps = Atomics.load(this.#words, 1);
-    if (sleeps === SLEEPS.inWait) syscall(NR.tgkill, process.pid, this.waiterTid, BELL_SIGNAL);
+    Atomics.or(this.#words, WORD.bell, reasons);
+    const sleeps = Atomics.load(this.#words, WORD.sleeps);
+    if (sleeps === SLEEPS.inWait)
+      syscall(NR.tgkill, process.pid, Atomics.load(this.#words, WORD.tid), BELL_SIGNAL);
     if (sleeps === SLEEPS.onBell) futexWake(this.#address);
   }
 }
 
-/** The waiting side. Make it on the thread that will wait. */
 /** How often to look whether a thread that is waited for has ended, ms. */
 const LOOK_AGAIN_MS = 20;
 
+/** The waiting side. Make it on the thread that will wait. */
 export class BellWait {
   readonly tid: number;
   readonly #words: Int32Array;
@@ -150,9 +152,10 @@ export class BellWait {
   readonly #timerSpec: Region;
   readonly #timerFields: BigInt64Array;
 
-  /** `address`: of the two shared words; `words`: a view of them. */
+  /** `address`: of the BELL_WORDS shared words; `words`: a view of them. */
   constructor(address: number, words: Int32Array) {
     this.tid = syscall(NR.gettid);
+    words[WORD.tid] = this.tid;
     this.#words = words;
     this.#bellAddress = address;
     const page = mapRegion(4096, true);
@@ -233,7 +236,7 @@ export class BellWait {
 
   /** The reasons of all rings since the last call; 0 for none. A signal or a timeout alone counts as 1. */
   rung(): number {
-    return Atomics.load(this.#words, 0) === 0 ? 0 : Atomics.exchange(this.#words, 0, 0);
+    return Atomics.load(this.#words, WORD.bell) === 0 ? 0 : Atomics.exchange(this.#words, WORD.bell, 0);
   }
 
   /**
@@ -243,22 +246,22 @@ export class BellWait {
    */
   next(timeout: number | undefined, unless?: () => boolean): number {
     this.#arm(timeout ?? LONGEST_SLEEP_MS);
-    Atomics.store(this.#words, 1, SLEEPS.inWait);
+    Atomics.store(this.#words, WORD.sleeps, SLEEPS.inWait);
     if (unless?.() === true) {
-      Atomics.store(this.#words, 1, SLEEPS.no);
+      Atomics.store(this.#words, WORD.sleeps, SLEEPS.no);
       return 0;
     }
     const result = this.#wait(this.#infoAddress, this.#bellAddress, LOOK);
     if (result === -ERRNO.ECHILD) syscall(NR.futex, this.#bellAddress, FUTEX.wait, 0, 0, 0, 0);
-    Atomics.store(this.#words, 1, SLEEPS.no);
+    Atomics.store(this.#words, WORD.sleeps, SLEEPS.no);
     return this.#seen(result);
   }
 
   /** Sleep until a ring, or `ms` milliseconds at most, without looking at child events. `unless`: as with `next`. */
   nap(ms: number, unless: () => boolean): void {
-    Atomics.store(this.#words, 1, SLEEPS.onBell);
+    Atomics.store(this.#words, WORD.sleeps, SLEEPS.onBell);
     if (!unless()) futexWait(this.#bellAddress, 0, ms);
-    Atomics.store(this.#words, 1, SLEEPS.no);
+    Atomics.store(this.#words, WORD.sleeps, SLEEPS.no);
   }
 
   close(): void {

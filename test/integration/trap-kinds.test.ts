@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { readFileSync, readdirSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { test, type TestContext } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import { registerUprobe, registerUprobes, spawnTarget, type Target } from 'uprobe';
 import {
   compileFixture,
@@ -181,6 +182,37 @@ for (const signal of ['SIGSTOP', 'SIGTSTP', 'SIGTTIN'] as const)
     assert.deepEqual([...group].map((u) => [u.nhits, u.nmissed]), [[calls, 0n], [calls, 0n]]); // prettier-ignore
     await group.unregister();
   });
+
+for (const stays of [true, false])
+  test(
+    `SIGCONT is not lost while probes come and go${stays ? '' : ', and the process with them'}`,
+    { timeout: 60_000 },
+    async (t) => {
+      const program = privateCopy(compileFixture('stops'));
+      const running = await start(t, program, ['1500']);
+      const output = text(running.stdout!);
+      const places = ['work', 'more'].map((symbol) => ({ pathname: program, symbol, processes: running }));
+      if (stays) await registerUprobe({ ...places[0]!, preHandler: () => undefined });
+      let over = false;
+      void running.exited.then(() => (over = true));
+      await running.resume();
+      let times = 0;
+      for (; !over && times < 10_000; times++) {
+        const handlers = times % 2 === 0 ? { preHandler: () => undefined } : { postHandler: () => undefined };
+        try {
+          const group = await registerUprobes(places.map((place) => ({ ...place, ...handlers })));
+          await pause(times % 7);
+          await group.unregister();
+        } catch (e) {
+          assert.match(String(e), /has ended|no-such-process|no process/, 'only its end ends it');
+          await pause(1);
+        }
+      }
+      assert.equal(await output, 'stuck 0\n');
+      assert.deepEqual(await running.exited, { code: 0, signal: null });
+      assert.ok(times > 20, `${times} times`);
+    },
+  );
 
 for (const call of ['nanosleep', 'pause', 'sigsuspend'])
   test(

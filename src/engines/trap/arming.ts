@@ -442,8 +442,7 @@ export class Arming {
   /** The trap is queued behind the stop that we asked for: it comes out first, or it would kill once we are gone. */
   #letTrapOut(thread: Thread, address: number): void {
     this.#letOut(thread, () => {
-      const { pending } = thread;
-      if (pending === undefined || stopEvent(pending) !== 0 || stopSignal(pending) !== SIG.trap) return;
+      if (thread.pending === undefined || stopSignal(thread.pending) !== SIG.trap) return;
       ptrace.pokeUser(thread.tid, USER_IP, address);
       this.#reblock(thread, this.#waitingTrap(thread));
       thread.pending = PLAIN_STOP;
@@ -460,19 +459,23 @@ export class Arming {
     return true;
   }
 
-  /** To the stop of a signal that is known to be queued: it is there before the thread runs. */
+  /** To the stop of a signal that is known to be queued: it is there before the thread runs, but for a stop that SIGCONT asks for. */
   #letOut(thread: Thread, beforeTaken: () => void = () => undefined): void {
     const { bell } = this.tracees;
-    thread.stopsAgain ||= thread.pending !== undefined && isGroupStop(thread.pending);
-    if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
-    const { status } = bell;
-    if (this.tracees.isTheEnd(thread, status)) {
-      if (this.tracees.threads.has(thread.tid)) bell.consume(thread.tid);
-      return;
+    for (let i = 0; i < MOST_QUEUED; i++) {
+      thread.stopsAgain ||= thread.pending !== undefined && isGroupStop(thread.pending);
+      if (!ptrace.cont(thread.tid, 0) || bell.lookAt(thread.tid) !== thread.tid) return;
+      const { status } = bell;
+      if (this.tracees.isTheEnd(thread, status)) {
+        if (this.tracees.threads.has(thread.tid)) bell.consume(thread.tid);
+        return;
+      }
+      thread.pending = status;
+      if (stopEvent(status) === 0) beforeTaken();
+      bell.consume(thread.tid);
+      if (stopEvent(status) === 0) return;
+      thread.interrupted = false;
     }
-    thread.pending = status;
-    beforeTaken();
-    bell.consume(thread.tid);
   }
 
   /**

@@ -19,11 +19,6 @@ export function closeTracer(mailbox: Mailbox, ring: (reason: number) => void): v
 /** The same for an engine of another thread, by the address of its mailbox. */
 export function closeTracerAt(address: number): void {
   const mailbox = Mailbox.open(address);
-  const { words } = mailbox;
-  closeTracer(mailbox, (reason) => {
-    const tid = Atomics.load(words, WORD.tracerTid);
-    // without a tid it has yet to look for the first time
-    if (tid === 0) Atomics.or(words, WORD.bell, reason);
-    else new Bell(address, words.subarray(0, 2), tid).ring(reason);
-  });
+  const bell = new Bell(address, mailbox.words);
+  closeTracer(mailbox, (reason) => bell.ring(reason));
 }

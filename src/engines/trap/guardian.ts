@@ -5,7 +5,7 @@
  */
 import { readSync, readdirSync } from 'node:fs';
 import { ProcessError } from '../../base/errors.js';
-import { BellWait } from '../../linux/doorbell.js';
+import { BELL_WORDS, BellWait } from '../../linux/doorbell.js';
 import { mapRegion } from '../../linux/memory.js';
 import { ProcessMemory } from '../../linux/process-memory.js';
 import { Arming } from './arming.js';
@@ -26,7 +26,7 @@ class Mender implements StopListener {
 
   constructor(ledger: Ledger) {
     const { address, bytes } = mapRegion(4096);
-    this.#tracees = new Tracees(new BellWait(address, new Int32Array(bytes.buffer, 0, 2)), this);
+    this.#tracees = new Tracees(new BellWait(address, new Int32Array(bytes.buffer, 0, BELL_WORDS)), this);
     this.#arming = new Arming(this.#tracees, () => true);
     this.#ledger = ledger;
   }

@@ -31,13 +31,10 @@ const LENGTH = COUNTERS_AT + COUNTERS * 8;
 export const REG_WORDS = 27;
 
 /**
- * Words of the header. The first two are the bell's. What one side writes at every hit has a cache line (16 words) of its
+ * Words of the header, behind the bell's (doorbell.ts, BELL_WORDS). What one side writes at every hit has a cache line (16 words) of its
  * own: a line that goes from one CPU to the other and back costs as much as a system call.
  */
 export const WORD = {
-  bell: 0,
-  tracerSleeps: 1,
-  tracerTid: 2,
   closeRequested: 3,
   closed: 4,
   ledger: 6,

@@ -37,6 +37,7 @@ export class RemoteSyscalls {
   /** A system call by `thread`, which must be stopped and not in vfork: its result, or minus the errno. */
   call(thread: Thread, nr: number, args: readonly number[]): number {
     if (thread.inCall) this.#finishCall(thread);
+    this.#passStop(thread);
     this.#keepStop(thread);
     if (thread.savedInfo !== undefined || thread.held.length > 0) return this.#callStepping(thread, nr, args);
     const result = this.#callThrough(thread, nr, args);
@@ -64,6 +65,7 @@ export class RemoteSyscalls {
   /** To a stop before the delivery of a signal, registers as they are. */
   toSignalStop(thread: Thread): void {
     if (thread.inCall) this.#finishCall(thread);
+    this.#passStop(thread);
     this.#callStepping(thread, NR.gettid, []);
   }
 
@@ -188,11 +190,25 @@ export class RemoteSyscalls {
    */
   step(thread: Thread): void {
     const { scratch } = this.tracees;
+    this.#passStop(thread);
     this.#keepStop(thread);
     this.#stepTo(thread, undefined);
     if ((scratch.regs[REG.flags]! & TRAP_FLAG) === 0n) return;
     if (ptrace.getSigInfo(thread.tid, scratch.infoAddress))
       thread.held.unshift({ signal: SIG.trap, info: scratch.info.slice(0, SIGINFO_BYTES) });
+  }
+
+  /**
+   * A signal that stops the process is not kept for later: SIGCONT takes back what the kernel knows of (kernel/signal.c,
+   * prepare_signal), and would come before it. The thread is in a stop of job control then, or in the one that we ask for.
+   */
+  #passStop(thread: Thread): void {
+    const { pending } = thread;
+    const signal = pending === undefined ? 0 : stopToPass(thread, pending);
+    if (signal === 0) return;
+    thread.interrupted = ptrace.interruptIfThere(thread.tid);
+    thread.pending = this.#nextStop(thread, ptrace.cont(thread.tid, signal));
+    thread.savedInfo = undefined;
   }
 
   /** The siginfo of the stop it is in would be lost with the step: keep it. */

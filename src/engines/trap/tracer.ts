@@ -71,7 +71,7 @@ export class Tracer implements StopListener {
     private readonly nextCommand: () => Command | undefined,
     cpus: number,
   ) {
-    const bell = new BellWait(mailbox.address, mailbox.words.subarray(0, 2));
+    const bell = new BellWait(mailbox.address, mailbox.words);
     this.#spins = cpus > 1;
     this.#news = new News(answer);
     this.#tracees = new Tracees(bell, this);
@@ -79,7 +79,6 @@ export class Tracer implements StopListener {
     this.#arming = new Arming(this.#tracees, (thread) => this.#endHit(thread), Ledger.at(mailbox.ledger));
     this.#returns = new Returns(this.#arming, (call) => this.#abandoned([call]));
     this.#demand = new Demand(this.#tracees, this.#arming, this.#paused);
-    Atomics.store(mailbox.words, WORD.tracerTid, bell.tid);
   }
 
   /** Until the engine is closed. */

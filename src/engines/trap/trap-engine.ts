@@ -79,6 +79,7 @@ interface Waiter {
 class Trap implements TrapEngine {
   readonly name = 'trap';
   readonly #mailbox = Mailbox.create();
+  readonly #bell = new Bell(this.#mailbox.address, this.#mailbox.words);
   readonly #guard: Guard;
   readonly #worker: Worker;
   readonly #hit: SharedHit;
@@ -94,7 +95,6 @@ class Trap implements TrapEngine {
   readonly #rhythm = new Rhythm();
   #nextCommand = 1;
   #nextCounter = 0;
-  #bell: Bell | undefined;
   #closed = false;
 
   constructor(private readonly sink: EngineSink) {
@@ -112,7 +112,7 @@ class Trap implements TrapEngine {
     this.#mailbox.ledger = ledger.address;
     this.#guard = new Guard(ledger, fd);
     thread.start(this.#mailbox.address);
-    this.#hit = new SharedHit(this.#mailbox, () => this.#ring(REASON.floatRegs));
+    this.#hit = new SharedHit(this.#mailbox, () => this.#bell.ring(REASON.floatRegs));
   }
 
   get handle(): number {
@@ -223,7 +223,7 @@ class Trap implements TrapEngine {
   closeSync(): void {
     if (this.#closed) return;
     this.#closed = true;
-    closeTracer(this.#mailbox, (reason) => this.#ring(reason));
+    closeTracer(this.#mailbox, (reason) => this.#bell.ring(reason));
     if (Atomics.load(this.#mailbox.words, WORD.closed) !== 0) this.#guard.dismiss();
   }
 
@@ -252,16 +252,7 @@ class Trap implements TrapEngine {
 
   #send(command: Command): void {
     this.#worker.postMessage(command);
-    this.#ring(REASON.command);
-  }
-
-  #ring(reason: number): void {
-    const tid = Atomics.load(this.#mailbox.words, WORD.tracerTid);
-    // before it has a tid, the tracer has yet to look at its bell and its messages for the first time
-    if (this.#bell === undefined && tid !== 0)
-      this.#bell = new Bell(this.#mailbox.address, this.#mailbox.words.subarray(0, 2), tid);
-    if (this.#bell !== undefined) this.#bell.ring(reason);
-    else Atomics.or(this.#mailbox.words, WORD.bell, reason);
+    this.#bell.ring(REASON.command);
   }
 
   /** Our process lives on while a process can hit a probe, a program that we started runs, or an answer is due. */
@@ -381,7 +372,7 @@ class Trap implements TrapEngine {
     }
     this.#mailbox.reply(index, verdict);
     // one that is awake looks at the replies before it sleeps
-    if (this.#bell === undefined || this.#bell.waiterSleeps) this.#ring(REASON.reply);
+    if (this.#bell.waiterSleeps) this.#bell.ring(REASON.reply);
   }
 }
 
