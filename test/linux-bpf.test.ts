@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { UprobeError } from '#uprobe/base/errors.js';
 import { refusedByVerifier } from '#uprobe/engines/kernel/verifier.js';
-import { refusalOf, unavailable } from '#uprobe/engines/kernel/machine.js';
+import { MEANS, meansToTry, refusalOf, unavailable } from '#uprobe/engines/kernel/machine.js';
 import type { BpfCode } from '#uprobe/handler/bpf/code.js';
 import {
   createMap,
@@ -77,6 +77,18 @@ void describe('the verifier', { skip }, () => {
     const error = refusedByVerifier(refused(), { origins } as unknown as BpfCode);
     assert.ok(error instanceof UprobeError && error.code === 'verifier-refused');
     assert.match(error.message, /R3 !read_ok\n {2}hit\.regs\.nonsense \+ 1\n {6}\^\^\^\^$/);
+  });
+});
+
+void describe('the means of the kernel engine', () => {
+  void it('are limited to one by UPROBE_KERNEL: no-such-means', () => {
+    assert.deepEqual(meansToTry(''), MEANS);
+    assert.deepEqual(meansToTry('perf'), ['perf']);
+    assert.throws(
+      () => meansToTry('pref'),
+      (e) =>
+        e instanceof UprobeError && e.code === 'no-such-means' && e.message.includes('UPROBE_KERNEL=pref'),
+    );
   });
 });
 

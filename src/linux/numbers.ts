@@ -34,6 +34,7 @@ export const NR = {
   eventfd2: 290,
   pipe2: 293,
   rtTgsigqueueinfo: 297,
+  perfEventOpen: 298,
   kcmp: 312,
   memfdCreate: 319,
   bpf: 321,

@@ -1,6 +1,6 @@
 /** What this kernel lets this user do, found by trying, once. */
 import { readFileSync, statSync } from 'node:fs';
-import { makeRefusal, messageOf, type Refusal } from '../../base/errors.js';
+import { makeRefusal, messageOf, UprobeError, type Refusal } from '../../base/errors.js';
 import type { BpfTarget } from '../../handler/bpf/code.js';
 import { createMap, linkDirectly, loadProgram } from '../../linux/bpf.js';
 import { kernelFunctions } from '../../linux/btf.js';
@@ -20,18 +20,68 @@ const once = <T>(make: () => T): (() => T) => {
   return () => (made ??= { value: make() }).value;
 };
 
-/** Why the kernel engine can serve nobody. */
-export const unavailable = once((): Refusal | undefined => {
+/**
+ * By what means hits get to programs, the best first: links to many places at once (Linux 6.6), links to perf events (5.15), or perf
+ * events alone, which count and sample.
+ */
+export const MEANS = ['multi', 'perf', 'samples'] as const;
+export type Means = (typeof MEANS)[number];
+
+/** In the environment: limits what is tried to one of them. */
+const VARIABLE = 'UPROBE_KERNEL';
+
+/** What is tried, as that variable says it. */
+export function meansToTry(name = process.env[VARIABLE] ?? ''): readonly Means[] {
+  if (name === '') return MEANS;
+  const one = MEANS.find((m) => m === name);
+  if (one !== undefined) return [one];
+  throw new UprobeError('no-such-means', `${VARIABLE}=${name} in the environment: it is ${MEANS.join(', ')}`);
+}
+
+const TRIES: Partial<Record<Means, () => void>> = { multi: tryMulti };
+
+/** What there is against each that was tried, until one does it. */
+export const tried = once((): ReadonlyMap<Means, Refusal | undefined> => {
+  const found = new Map<Means, Refusal | undefined>();
+  for (const one of meansToTry()) {
+    const attempt = TRIES[one];
+    if (attempt === undefined) continue;
+    const refusal = refusalBy(attempt);
+    found.set(one, refusal);
+    if (refusal === undefined) break;
+  }
+  return found;
+});
+
+/** What the kernel engine does its work with here, or why it can serve nobody. */
+export function means(): Means | Refusal {
+  const found = [...tried()];
+  const [works] = found.find(([, refusal]) => refusal === undefined) ?? [];
+  return works ?? found[0]?.[1] ?? NO_MEANS;
+}
+
+const NO_MEANS = makeRefusal(
+  'no-uprobe-multi',
+  `the kernel engine cannot do with what ${VARIABLE} leaves it`,
+  () => `Unset ${VARIABLE}`,
+);
+
+export function unavailable(): Refusal | undefined {
+  const found = means();
+  return typeof found === 'string' ? undefined : found;
+}
+
+function refusalBy(attempt: () => void): Refusal | undefined {
   try {
-    tryAll();
+    attempt();
     return undefined;
   } catch (e) {
     return refusalOf(e);
   }
-});
+}
 
 /** A map, a program, and a link. */
-function tryAll(): void {
+function tryMulti(): void {
   const fds: number[] = [];
   const keep = (fd: number): number => {
     fds.push(fd);
