@@ -22,7 +22,7 @@ export interface ModuleFacts {
   readonly fd: number;
 }
 
-/** One (module, file offset). Plain data: it is sent to other threads as it is. */
+/** One (module, file offset). */
 export type SiteFacts = SitePlace & OutOfLine;
 
 export interface SitePlace {
@@ -35,15 +35,16 @@ export interface SitePlace {
   /** A function begins here. */
   readonly atEntry?: boolean;
   /** Behind an instruction that does nothing but mark a place to jump to (endbr64): the one that follows. */
-  readonly next?: Instruction;
+  readonly next?: Instruction | undefined;
   /** Why no engine may stop a thread there. */
-  readonly forbidden?: Refusal;
+  readonly forbidden?: Refusal | undefined;
 }
 
-/** How an instruction runs out of line, or why it cannot. */
-export type OutOfLine =
-  | { readonly template: SlotTemplate; readonly refusal?: undefined }
-  | { readonly template: undefined; readonly refusal: Refusal };
+/** How an instruction runs out of line, or why it cannot: one of the two. */
+export interface OutOfLine {
+  readonly template: SlotTemplate | undefined;
+  readonly refusal?: Refusal | undefined;
+}
 
 /** What decides whether a site can be armed at all. */
 export type ArmableSite = Pick<SitePlace, 'instruction' | 'atEntry' | 'next' | 'forbidden'> & OutOfLine;

@@ -1,9 +1,6 @@
 /** Which engine serves a site: the first in the list that can, or the one the user forces. */
 import type { Refusal } from '../base/errors.js';
-import type { Displaced, SlotTemplate } from '../arch/arch.js';
 import type { ArmableSite, Consumer, Engine, EngineName } from '../engines/engine.js';
-import type { CodeFile } from './code-file.js';
-import type { ResolvedPlace } from './place.js';
 import type { WantedProcesses } from './spec.js';
 
 /** One engine, made only when it is needed, or the reason why there is none. In the order of preference. */
@@ -29,33 +26,6 @@ export interface Need {
   readonly consumers: readonly Consumer[];
   /** Those of all consumers. None: not asked, where only the place matters. */
   readonly processes: readonly WantedProcesses[];
-}
-
-/**
- * What engines are to know of a place, added to `known`. How its instruction runs out of line is found out when it is asked for: not
- * every engine does, and it takes longer than the rest.
- */
-export function armable<T extends object>(
-  known: T,
-  { instruction, atEntry, next }: ResolvedPlace,
-  code: Pick<CodeFile, 'displace' | 'forbids'>,
-): T & ArmableSite {
-  let displaced: Displaced | undefined;
-  const found = (): Displaced => (displaced ??= code.displace(instruction));
-  const forbidden = code.forbids(instruction);
-  const template = (): SlotTemplate | undefined => {
-    const is = found();
-    return is.ok ? is.template : undefined;
-  };
-  const refusal = (): Refusal | undefined => {
-    const is = found();
-    return is.ok ? undefined : is.refusal;
-  };
-  const site = { ...known, instruction, atEntry, ...(next && { next }), ...(forbidden && { forbidden }) };
-  return Object.defineProperties(site, {
-    template: { enumerable: true, get: template },
-    refusal: { enumerable: true, get: refusal },
-  }) as T & ArmableSite;
 }
 
 export interface EngineVerdict {

@@ -6,7 +6,8 @@ import type { ElfFunction } from '../elf/symbols.js';
 import type { EngineName, ProcessSet } from '../engines/engine.js';
 import { resolveLibrary, type LinkContext } from '../process/linker.js';
 import { CodeFile, displayName } from './code-file.js';
-import { armable, verdicts, type EngineOffer } from './engine-choice.js';
+import { verdicts, type EngineOffer } from './engine-choice.js';
+import { PlaceFacts } from './facts.js';
 import { Ifuncs } from './ifunc.js';
 import {
   resolvePlace,
@@ -211,7 +212,7 @@ class View implements ModuleView {
   #planOf(found: ResolvedPlace, options: PlanOptions): PlacePlan {
     const code = this.#code;
     const engines = verdicts(this.#offers, {
-      site: armable({}, found, code),
+      site: new PlaceFacts(found, code),
       consumers: [consumerLike(options)],
       processes: options.processes === undefined ? [] : [checkProcesses(options.processes)],
     });

@@ -7,7 +7,8 @@ import { hex } from '../base/address.js';
 import type { ArmReport, Engine, EngineName, ProcessSet } from '../engines/engine.js';
 import { checkProcess } from '../process/check.js';
 import { resolveLibrary } from '../process/linker.js';
-import { armable, chooseEngine, preferredEngine, refuseProcesses, type Need } from './engine-choice.js';
+import { chooseEngine, preferredEngine, refuseProcesses, type Need } from './engine-choice.js';
+import { FactsOfSite } from './facts.js';
 import { changesByEngine, type ProbedModule } from './module.js';
 import { addTo, groupBy } from '../base/multimap.js';
 import { runWithAll } from './mutex.js';
@@ -17,7 +18,6 @@ import { Registration } from './registration.js';
 import { Site } from './site.js';
 import type { CheckedSpec } from './spec.js';
 import type { Table } from './table.js';
-import { Uprobe } from './uprobe.js';
 import { unregisterAll } from './uprobe-group.js';
 
 /** One spec in one file: a name can mean another file in each process. */
@@ -230,18 +230,16 @@ class Draft {
       this.#fresh.get(module)?.get(place.offset) ??
       this.#newSite(module, place);
     const registration = new Registration(site, spec, place.processes, place);
-    registration.view = new Uprobe(registration);
     addTo(this.#bySite, site, registration);
     this.#all.push(registration);
   }
 
   #newSite(module: ProbedModule, place: ResolvedPlace): Site {
-    const { offset } = place;
-    const facts = { id: this.#table.nextSiteId(), module: module.facts, offset };
-    const site = new Site(module, armable(facts, place, module.code));
+    const { facts, code } = module;
+    const site = new Site(module, new FactsOfSite(this.#table.nextSiteId(), facts, place, code));
     const known = this.#fresh.get(module);
-    if (known === undefined) this.#fresh.set(module, new Map([[offset, site]]));
-    else known.set(offset, site);
+    if (known === undefined) this.#fresh.set(module, new Map([[place.offset, site]]));
+    else known.set(place.offset, site);
     return site;
   }
 

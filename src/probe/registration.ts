@@ -6,7 +6,7 @@ import { mappersOf } from '../process/mappers.js';
 import type { Site } from './site.js';
 import type { CheckedSpec } from './spec.js';
 import type { ArmState } from './types.js';
-import type { Uprobe } from './uprobe.js';
+import { Uprobe } from './uprobe.js';
 
 let lastId = 0;
 
@@ -21,15 +21,13 @@ export class Registration {
   readonly symbol: string | undefined;
   readonly symbolOffset: number;
   readonly consumer: Consumer;
-  /** What users see; set as soon as it exists. */
-  view!: Uprobe;
+  #view: Uprobe | undefined;
   /** Hits whose handlers ran here. Far below 2^53 in any life of a process. */
   handled = 0;
   missed = 0;
   errors = 0;
   abandoned = 0;
-  /** What pre handlers have left for the return of the same call, by the call's number. */
-  readonly calls = new Map<number, unknown>();
+  #calls: Map<number, unknown> | undefined;
   /** Handlers may run. False from the moment somebody asked to unregister. */
   live = true;
   /** Nobody's any more: out of its site, and no handler runs again. */
@@ -43,7 +41,7 @@ export class Registration {
   /** Called once, when it has ended. */
   onEnd: (() => void) | undefined;
   /** The processes, of those that are named, that have ended: another one may have their pids by now. */
-  readonly #gonePids = new Set<number>();
+  #gonePids: Set<number> | undefined;
   /** Every process of the tree has ended. */
   #isTreeGone = false;
   /** What the engine had counted when the uprobe ended. */
@@ -65,6 +63,16 @@ export class Registration {
       programs: spec.programs,
       deadline: spec.deadline,
     };
+  }
+
+  /** What users see. */
+  get view(): Uprobe {
+    return (this.#view ??= new Uprobe(this));
+  }
+
+  /** What pre handlers have left for the return of the same call, by the call's number. */
+  get calls(): Map<number, unknown> {
+    return (this.#calls ??= new Map());
   }
 
   get engine(): EngineName {
@@ -90,7 +98,7 @@ export class Registration {
     const { processes } = this;
     if (processes === 'all') return true;
     if ('tree' in processes) return !this.#isTreeGone && trees.includes(processes.tree);
-    return processes.includes(pid) && !this.#gonePids.has(pid);
+    return processes.includes(pid) && this.#gonePids?.has(pid) !== true;
   }
 
   /** The user has named this very process. */
@@ -102,7 +110,8 @@ export class Registration {
   /** A process has ended. */
   processEnded(pid: number): void {
     const { processes } = this;
-    if (processes !== 'all' && !('tree' in processes) && processes.includes(pid)) this.#gonePids.add(pid);
+    if (processes !== 'all' && !('tree' in processes) && processes.includes(pid))
+      (this.#gonePids ??= new Set()).add(pid);
   }
 
   /** Nobody is left in a tree. */
@@ -125,7 +134,7 @@ export class Registration {
   #stateOf(pid: number): ArmState {
     const { engine, ended, endedBecause } = this;
     const report = this.site.reportOf(pid);
-    const isGone = ended || this.#gonePids.has(pid);
+    const isGone = ended || this.#gonePids?.has(pid) === true;
     const state = isGone ? 'gone' : (report?.state ?? 'pending');
     const known = isGone && report?.state !== 'gone' ? undefined : report?.refusal;
     const refusal = ended ? endedBecause && refusalOf(endedBecause) : known;
@@ -145,7 +154,7 @@ export class Registration {
     const { processes, site } = this;
     if (processes === 'all' || 'tree' in processes)
       return this.#own().some((r) => r.state === 'armed') ? 'armed' : 'pending';
-    if (this.#gonePids.size === processes.length) return 'gone';
+    if (this.#gonePids?.size === processes.length) return 'gone';
     return processes.some((pid) => this.wants(pid) && site.reportOf(pid)?.state === 'armed')
       ? 'armed'
       : 'pending';
@@ -156,7 +165,7 @@ export class Registration {
     this.#final = this.site.engine.tally(this.id);
     this.live = false;
     this.ended = true;
-    this.calls.clear();
+    this.#calls = undefined;
     this.endedBecause = because;
     this.onEnd?.();
     this.onEnd = undefined;

@@ -11,8 +11,9 @@ export class Site {
   engine!: Engine;
   /** In registration order. Replaced, never changed in place: a dispatch may be going through it. */
   registrations: readonly Registration[] = [];
-  /** The last word of the engine on each process. */
-  readonly #reports = new Map<number, ArmReport>();
+  /** The last word of the engine on each process; the only one needs no map, and many sites have no more. */
+  #only: ArmReport | undefined;
+  #several: Map<number, ArmReport> | undefined;
 
   constructor(module: ProbedModule, facts: SiteFacts) {
     this.module = module;
@@ -41,21 +42,38 @@ export class Site {
 
   /** The engine's last report on a process; undefined before the first. */
   reportOf(pid: number): ArmReport | undefined {
-    return this.#reports.get(pid);
+    if (this.#several !== undefined) return this.#several.get(pid);
+    return this.#only?.pid === pid ? this.#only : undefined;
   }
 
   reports(): Iterable<ArmReport> {
-    return this.#reports.values();
+    if (this.#several !== undefined) return this.#several.values();
+    return this.#only === undefined ? [] : [this.#only];
   }
 
   /** Keep a report. False when it says nothing new. */
   keep(report: ArmReport): boolean {
-    const known = this.#reports.get(report.pid);
+    const known = this.reportOf(report.pid);
     if (known?.state === report.state && known.refusal?.code === report.refusal?.code) return false;
     // A process nobody named is forgotten when it is gone: nothing grows with the processes ever seen.
     const isNamed = this.registrations.some((r) => r.names(report.pid));
-    if (report.state === 'gone' && !isNamed) this.#reports.delete(report.pid);
-    else this.#reports.set(report.pid, report);
+    if (report.state === 'gone' && !isNamed) this.#forget(report.pid);
+    else this.#set(report);
     return true;
+  }
+
+  #set(report: ArmReport): void {
+    const isFirst = this.#only === undefined || this.#only.pid === report.pid;
+    if (this.#several === undefined && isFirst) {
+      this.#only = report;
+      return;
+    }
+    this.#several ??= new Map([[this.#only!.pid, this.#only!]]);
+    this.#several.set(report.pid, report);
+  }
+
+  #forget(pid: number): void {
+    this.#several?.delete(pid);
+    if (this.#only?.pid === pid) this.#only = undefined;
   }
 }

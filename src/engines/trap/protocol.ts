@@ -14,6 +14,16 @@ export interface TracerChange {
   readonly consumers: readonly TracerConsumer[];
 }
 
+/** What a site's facts are: they are found out here, and sent as they are. */
+export const plainSite = ({ id, module, offset, instruction, template, refusal }: SiteFacts): SiteFacts => ({
+  id,
+  module,
+  offset,
+  instruction,
+  template,
+  refusal,
+});
+
 /** How each site stands in each process; `refused` are those of descendants that are not traced at all. */
 export interface Applied {
   readonly reports: readonly ArmReport[];

@@ -41,7 +41,14 @@ import {
 } from './mailbox.js';
 import { Guard } from './guard.js';
 import { Ledger } from './ledger.js';
-import { fromPlain, type Answer, type Applied, type Command, type TracerChange } from './protocol.js';
+import {
+  fromPlain,
+  plainSite,
+  type Answer,
+  type Applied,
+  type Command,
+  type TracerChange,
+} from './protocol.js';
 import { refusalFor } from './refusals.js';
 import { takeTracer } from './tracer-worker.js';
 import { Living } from './living.js';
@@ -153,7 +160,7 @@ class Trap implements TrapEngine {
     this.#setConsumers(site.id, consumers);
     // Programs stay here: the tracer has handlers called in their plain form.
     return {
-      site,
+      site: plainSite(site),
       consumers: consumers.map((c) => ({ ...c, programs: undefined, counter: this.#counterOf(c) })),
     };
   }
