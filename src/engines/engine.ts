@@ -200,8 +200,10 @@ export interface Engine {
    * descendant that cannot be is reported as `refused`.
    */
   apply(changes: readonly SiteChange[]): Promise<readonly ArmReport[]>;
-  /** What the engine itself has counted: of consumers without handlers, and of those whose handlers it runs. Also when they are gone. */
+  /** What the engine itself has counted: of consumers without handlers, and of those whose handlers it runs. Until they are settled. */
   tally(consumerId: number): Tally;
+  /** The same of one that has been taken out. It is asked for once, and then forgotten. */
+  settle(consumerId: number): Tally;
   /** Disarm everything, let every process go, end the engine's threads. */
   close(): Promise<void>;
   /** The same without the event loop, for process exit; bounded in time. */

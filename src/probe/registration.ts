@@ -162,7 +162,7 @@ export class Registration {
 
   /** Out of its site for good. */
   end(because?: UprobeError): void {
-    this.#final = this.site.engine.tally(this.id);
+    this.#final = this.site.engine.settle(this.id);
     this.live = false;
     this.ended = true;
     this.#calls = undefined;

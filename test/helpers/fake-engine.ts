@@ -99,6 +99,9 @@ export class FakeEngine implements Engine {
     }));
   }
 
+  settle(consumerId: number): Tally {
+    return this.tally(consumerId);
+  }
   tally(consumerId: number): Tally {
     return { ...NO_TALLY, hits: this.counts.get(consumerId) ?? 0n };
   }

@@ -37,7 +37,20 @@ const SPECIAL_OPCODES = new Set([0x90, 0x9d, 0xc2, 0xc3, 0xca, 0xcb, 0xe8, 0xe9,
 const STRING_OPCODES = new Set([0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
 const NOP5 = Uint8Array.of(0x0f, 0x1f, 0x44, 0, 0);
 
+/** Functions begin with few instructions, and each is asked about several times: the last answer is kept. */
+const MOST_KEPT = 4096;
+const kept = new Map<Uint8Array, KernelHandling>();
+
 export function kernelHandling({ bytes }: Instruction): KernelHandling {
+  const known = kept.get(bytes);
+  if (known !== undefined) return known;
+  const handling = handlingOf(bytes);
+  if (kept.size >= MOST_KEPT) kept.clear();
+  kept.set(bytes, handling);
+  return handling;
+}
+
+function handlingOf(bytes: Uint8Array): KernelHandling {
   const { opcode, opcodeAt, modrm } = parseEncoding(bytes);
   if (bytes.length === NOP5.length && NOP5.every((byte, i) => byte === bytes[i])) return { does: 'calls' };
   const prefixes = bytes.subarray(0, opcode !== undefined && opcode > 0xff ? opcodeAt - 1 : opcodeAt);

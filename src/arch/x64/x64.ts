@@ -20,7 +20,7 @@ export const x64: Arch = {
     decoder.load(bytes.length > MAX_INSTRUCTION ? copyOf(bytes, MAX_INSTRUCTION) : bytes);
     const length = decoder.next();
     if (length === 0 || length > bytes.length) return undefined;
-    return { address, bytes: copyOf(bytes, length) };
+    return { address, bytes: shared(bytes, length) };
   },
 
   format: ({ bytes, address }: Instruction): string => iced().format(bytes, address),
@@ -64,6 +64,23 @@ function copyOf(bytes: Uint8Array, length: number): Uint8Array {
   const copy = new Uint8Array(length);
   for (let i = 0; i < length; i++) copy[i] = bytes[i] as number;
   return copy;
+}
+
+/** Most instructions are short, and functions begin with the same few: these are kept once, by their bytes as a number. */
+const SHORT = 6;
+const MOST_SHARED = 4096;
+const known = new Map<number, Uint8Array>();
+
+function shared(bytes: Uint8Array, length: number): Uint8Array {
+  if (length > SHORT) return copyOf(bytes, length);
+  let key = length;
+  for (let i = 0; i < length; i++) key = key * 256 + (bytes[i] as number);
+  let found = known.get(key);
+  if (found === undefined) {
+    if (known.size >= MOST_SHARED) known.clear();
+    known.set(key, (found = copyOf(bytes, length)));
+  }
+  return found;
 }
 
 /** A Uint32Array of unknown length: a whole program's text has millions of instructions. */

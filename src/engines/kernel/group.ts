@@ -115,10 +115,6 @@ export class Group {
     return this.#left.size;
   }
 
-  consumerOf(number: number): Consumer {
-    return this.#members[number]!.consumer;
-  }
-
   /** What a member has counted. */
   tally(number: number): Tally {
     const words = this.#programs.tally;

@@ -33,8 +33,7 @@ interface Place {
 }
 
 interface Leaving {
-  readonly site: number;
-  readonly consumer: number;
+  readonly consumer: Consumer;
   readonly place: Place;
 }
 
@@ -44,9 +43,9 @@ class Kernel implements Engine {
   readonly #drain = new Drain();
   readonly #aggregates = new KernelAggregates(this.#drain);
   readonly #groups = new Set<Group>();
-  /** By site, then by consumer. */
-  readonly #places = new Map<number, Map<number, Place>>();
-  readonly #byConsumer = new Map<number, Place>();
+  /** Who is served at each site. */
+  readonly #served = new Map<number, readonly Consumer[]>();
+  readonly #places = new Map<number, Place>();
   readonly #final = new Map<number, Tally>();
   #keeper: Keeper | undefined;
   #watch: NodeJS.Timeout | undefined;
@@ -59,14 +58,15 @@ class Kernel implements Engine {
     const added: Member[] = [];
     const gone: Leaving[] = [];
     for (const { site, consumers } of changes) {
-      const known = this.#places.get(site.id);
-      const wanted = new Set(consumers.map((c) => c.id));
-      for (const consumer of consumers) if (!known?.has(consumer.id)) added.push({ site, consumer });
-      for (const [consumer, place] of known ?? [])
-        if (!wanted.has(consumer)) gone.push({ site: site.id, consumer, place });
+      for (const consumer of consumers) if (!this.#places.has(consumer.id)) added.push({ site, consumer });
+      for (const consumer of this.#served.get(site.id) ?? [])
+        if (!consumers.includes(consumer)) gone.push({ consumer, place: this.#places.get(consumer.id)! });
     }
     await this.#add(added);
     await this.#remove(gone);
+    for (const { site, consumers } of changes)
+      if (consumers.length === 0) this.#served.delete(site.id);
+      else this.#served.set(site.id, consumers);
     return changes.flatMap(reportsOf);
   }
 
@@ -81,13 +81,9 @@ class Kernel implements Engine {
     }
     for (const { group, members } of made) {
       this.#groups.add(group);
-      members.forEach(({ site, consumer }, number) => {
-        const place = { group, number };
-        this.#byConsumer.set(consumer.id, place);
+      members.forEach(({ consumer }, number) => {
+        this.#places.set(consumer.id, { group, number });
         for (const pid of namedBy(consumer)) this.#named.want(pid);
-        const known = this.#places.get(site.id);
-        if (known === undefined) this.#places.set(site.id, new Map([[consumer.id, place]]));
-        else known.set(consumer.id, place);
       });
     }
   }
@@ -100,22 +96,25 @@ class Kernel implements Engine {
         this.#theKeeper(),
         leaving.map((l) => l.place.number),
       );
-      leaving.forEach(({ site, consumer, place }, i) => {
-        for (const pid of namedBy(place.group.consumerOf(place.number))) this.#named.drop(pid);
-        this.#final.set(consumer, tallies[i]!);
-        this.#byConsumer.delete(consumer);
-        const left = this.#places.get(site)!;
-        left.delete(consumer);
-        if (left.size === 0) this.#places.delete(site);
+      leaving.forEach(({ consumer }, i) => {
+        for (const pid of namedBy(consumer)) this.#named.drop(pid);
+        this.#final.set(consumer.id, tallies[i]!);
+        this.#places.delete(consumer.id);
       });
       if (group.size === 0) this.#groups.delete(group);
     }
   }
 
   tally(consumerId: number): Tally {
-    const place = this.#byConsumer.get(consumerId);
+    const place = this.#places.get(consumerId);
     if (place !== undefined) return place.group.tally(place.number);
     return this.#final.get(consumerId) ?? NO_TALLY;
+  }
+
+  settle(consumerId: number): Tally {
+    const tally = this.tally(consumerId);
+    this.#final.delete(consumerId);
+    return tally;
   }
 
   #theKeeper(): Keeper {
@@ -142,10 +141,9 @@ class Kernel implements Engine {
     this.#keeper = undefined;
     clearInterval(this.#watch);
     if (keeper === undefined) return;
-    for (const [consumer, place] of this.#byConsumer)
-      this.#final.set(consumer, place.group.tally(place.number));
-    this.#byConsumer.clear();
+    for (const [consumer, place] of this.#places) this.#final.set(consumer, place.group.tally(place.number));
     this.#places.clear();
+    this.#served.clear();
     closeLinksNow(
       [...this.#groups].flatMap((g) => g.takeLinks()),
       EXIT_MS,
@@ -176,11 +174,13 @@ function grouped(members: readonly Member[]): Member[][] {
 }
 
 function reportsOf({ site, consumers }: SiteChange): ArmReport[] {
-  const pids = new Set(consumers.flatMap(pidsOf));
-  return [...pids].map((pid) => ({ siteId: site.id, pid, state: 'armed' }));
+  const report = (pid: number): ArmReport => ({ siteId: site.id, pid, state: 'armed' });
+  if (consumers.length === 1) return pidsOf(consumers[0]!).map(report);
+  return [...new Set(consumers.flatMap(pidsOf))].map(report);
 }
 
 const namedBy = ({ processes }: Consumer): readonly number[] =>
   processes === 'all' || 'tree' in processes ? [] : processes;
+const WHOEVER_MAPS_IT = [0];
 const pidsOf = (consumer: Consumer): readonly number[] =>
-  consumer.processes === 'all' ? [0] : namedBy(consumer);
+  consumer.processes === 'all' ? WHOEVER_MAPS_IT : namedBy(consumer);

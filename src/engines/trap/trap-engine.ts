@@ -200,6 +200,12 @@ class Trap implements TrapEngine {
     return hits === undefined ? NO_TALLY : { ...NO_TALLY, hits };
   }
 
+  settle(consumerId: number): Tally {
+    const tally = this.tally(consumerId);
+    this.#finalCounts.delete(consumerId);
+    return tally;
+  }
+
   async spawn(program: SpawnRequest): Promise<Spawned> {
     // The exit may be reported before the answer to the command: both come from one thread, in order, so the
     // listener is there in time when it is made in the same turn as the answer arrives.
