@@ -2,7 +2,13 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { UprobeError } from '#uprobe/base/errors.js';
 import { refusedByVerifier } from '#uprobe/engines/kernel/verifier.js';
-import { MEANS, meansToTry, refusalOf, unavailable } from '#uprobe/engines/kernel/machine.js';
+import {
+  MEANS,
+  meansToTry,
+  refusalOf,
+  refusalOfSamples,
+  unavailable,
+} from '#uprobe/engines/kernel/machine.js';
 import type { BpfCode } from '#uprobe/handler/bpf/code.js';
 import {
   createMap,
@@ -100,6 +106,12 @@ void describe('what the machine lacks', () => {
   });
   void it('is a newer kernel: no-uprobe-multi', () => {
     assert.equal(refusalOf(new SyscallError('bpf(BPF_LINK_CREATE)', 22)).code, 'no-uprobe-multi');
+  });
+  void it('is privilege for perf events, or a kernel that has them: needs-cap-perfmon, no-uprobe-events', () => {
+    const refused = (errno: number) => refusalOfSamples(new SyscallError('perf_event_open(uprobe)', errno));
+    assert.equal(refused(13).code, 'needs-cap-perfmon');
+    assert.match(refused(13).remedy!, /sudo.*setcap cap_perfmon\+ep \/.*--cap-add=PERFMON/);
+    assert.equal(refused(2).code, 'no-uprobe-events');
   });
   void it('is not a function that no kernel has', () => {
     assert.equal(kernelFunctions(['bpf_no_such_function_at_all']), undefined);

@@ -1,8 +1,10 @@
-/** Emptying the rings that programs in the kernel write events to: a thread copies them out, this side hands them over. */
+/** Emptying the rings that the kernel, or programs in it, write events to: a thread copies them out, this side hands them over. */
 import { MessageChannel, Worker, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
-import { mapRing, unmapRing, type Ring } from '../linux/bpf.js';
+import { mapRing, unmapRing } from '../linux/bpf.js';
+import { PerfRingReader, type PerfRing } from '../linux/perf-ring.js';
 import { RingReader } from '../linux/ring.js';
-import { WORD, type Chunk, type DrainInit, type Order } from './protocol.js';
+import { takeBatch } from './batch.js';
+import { WORD, type Chunk, type DrainInit, type Order, type SampleBatch } from './protocol.js';
 
 /** How often we look whether the thread is there, ms. */
 const STARTING_MS = 1;
@@ -16,11 +18,20 @@ export interface DrainedRing {
   close(): void;
 }
 
+/** Rings that are emptied together. */
+export interface DrainedRings {
+  /** Hand over, at once, what is finished now. */
+  flush(): void;
+  /** The same, and let go of them: whose they are unmaps them. */
+  close(): void;
+}
+
 interface Drained {
-  readonly ring: Ring;
-  readonly reader: RingReader;
   readonly words: Int32Array;
-  readonly deliver: (bytes: Uint8Array) => void;
+  take(chunk: Chunk): void;
+  /** Hand over what is left. The thread does not read it now. */
+  rest(): void;
+  end(): void;
 }
 
 interface Thread {
@@ -38,11 +49,43 @@ export class Drain {
   /** Begin to empty a ring (a map of the kernel) of so many bytes. */
   add(fd: number, bytes: number, deliver: (bytes: Uint8Array) => void): DrainedRing {
     const ring = mapRing(fd, bytes);
+    const reader = new RingReader(ring);
     const words = new Int32Array(new SharedArrayBuffer(8));
     const id = ++this.#lastId;
-    this.#rings.set(id, { ring, reader: new RingReader(ring), words, deliver });
+    this.#rings.set(id, {
+      words,
+      take: (chunk) => {
+        if (!('bytes' in chunk)) return;
+        Atomics.sub(words, WORD.underWay, chunk.bytes.length);
+        deliver(chunk.bytes);
+      },
+      rest: () => {
+        const left = reader.take(WHOLE);
+        if (left !== undefined) deliver(left);
+      },
+      end: () => unmapRing(ring),
+    });
     this.#send({ kind: 'add', id, ring, words });
     return { close: () => this.#remove(id) };
+  }
+
+  /** Begin to empty rings of perf events, one of each CPU. */
+  addAll(rings: readonly PerfRing[], deliver: (batch: SampleBatch) => void): DrainedRings {
+    const readers = rings.map((ring) => new PerfRingReader(ring));
+    const words = new Int32Array(new SharedArrayBuffer(8));
+    const id = ++this.#lastId;
+    this.#rings.set(id, {
+      words,
+      take: (chunk) => {
+        if (!('pieces' in chunk)) return;
+        for (const piece of chunk.pieces) Atomics.sub(words, WORD.underWay, piece.length);
+        deliver(chunk);
+      },
+      rest: () => deliver(takeBatch(readers)),
+      end: () => undefined,
+    });
+    this.#send({ kind: 'addAll', id, rings: rings.map(({ address, bytes }) => ({ address, bytes })), words });
+    return { flush: () => this.#flush(id), close: () => this.#remove(id) };
   }
 
   #send(order: Order): void {
@@ -79,26 +122,40 @@ export class Drain {
       await new Promise((resolve) => setTimeout(resolve, STARTING_MS));
   }
 
-  #take({ id, bytes }: Chunk): void {
+  #take(chunk: Chunk): void {
+    this.#rings.get(chunk.id)?.take(chunk);
+  }
+
+  /** What the thread has taken out comes first. */
+  #takeAll(): void {
+    for (let m = receiveMessageOnPort(this.#thread!.port); m; m = receiveMessageOnPort(this.#thread!.port))
+      this.#take(m.message as Chunk);
+  }
+
+  /** The thread holds it for the length of a copy. */
+  #lock(words: Int32Array): void {
+    while (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) Atomics.wait(words, WORD.lock, 1, 1);
+  }
+
+  #flush(id: number): void {
     const drained = this.#rings.get(id);
     if (drained === undefined) return;
-    Atomics.sub(drained.words, WORD.underWay, bytes.length);
-    drained.deliver(bytes);
+    this.#lock(drained.words);
+    this.#takeAll();
+    drained.rest();
+    Atomics.store(drained.words, WORD.lock, 0);
   }
 
   #remove(id: number): void {
     const drained = this.#rings.get(id);
     if (drained === undefined) return;
-    const { ring, reader, words, deliver } = drained;
-    // The thread holds it for the length of a copy; from here on it is ours for good.
-    while (Atomics.compareExchange(words, WORD.lock, 0, 1) !== 0) Atomics.wait(words, WORD.lock, 1, 1);
+    // From here on it is ours for good.
+    this.#lock(drained.words);
     this.#send({ kind: 'remove', id });
-    for (let m = receiveMessageOnPort(this.#thread!.port); m; m = receiveMessageOnPort(this.#thread!.port))
-      this.#take(m.message as Chunk);
+    this.#takeAll();
     this.#rings.delete(id);
-    const rest = reader.take(WHOLE);
-    if (rest !== undefined) deliver(rest);
-    unmapRing(ring);
+    drained.rest();
+    drained.end();
   }
 
   /** End the thread. */

@@ -1,5 +1,6 @@
 /** System call numbers and constants of x86-64 Linux (arch/x86/entry/syscalls/syscall_64.tbl and the uapi headers). */
 export const NR = {
+  read: 0,
   write: 1,
   close: 3,
   poll: 7,
@@ -8,6 +9,7 @@ export const NR = {
   rtSigaction: 13,
   rtSigprocmask: 14,
   rtSigreturn: 15,
+  ioctl: 16,
   dup2: 33,
   socketpair: 53,
   clone: 56,
@@ -55,6 +57,9 @@ export const ERRNO = {
   EACCES: 13,
   EFAULT: 14,
   EEXIST: 17,
+  ENODEV: 19,
+  EINVAL: 22,
+  EMFILE: 24,
 } as const;
 
 /** FUTEX_*: include/uapi/linux/futex.h. */

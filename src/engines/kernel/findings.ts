@@ -2,7 +2,7 @@
 import { messageOf } from '../../base/errors.js';
 import type { Finding } from '../../linux/examine.js';
 import { Keeper } from '../../linux/keeper.js';
-import { bpfTarget, unavailable } from './machine.js';
+import { bpfTarget, means, unavailable } from './machine.js';
 
 /** By trying. */
 export function examineKernel(): readonly Finding[] {
@@ -12,8 +12,16 @@ export function examineKernel(): readonly Finding[] {
     const { reason: detail, remedy } = refusal;
     return [{ what, ok: false, detail, ...(remedy !== undefined && { remedy }) }];
   }
+  if (means() === 'samples') return [SAMPLES, keeper()];
   return [{ what, ok: true, detail: `a program was loaded; ${abilities()}` }, keeper()];
 }
+
+const SAMPLES: Finding = {
+  what: 'probing every process, by perf events of the kernel',
+  ok: true,
+  detail:
+    'an event can be opened; without programs handlers run here, after the hit: with registers, not with memory, and for all processes only',
+};
 
 /** Nothing is amiss where they are not there: handlers then do it another way. */
 function abilities(): string {

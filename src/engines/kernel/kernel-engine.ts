@@ -17,8 +17,11 @@ import {
 } from '../engine.js';
 import { KernelAggregates } from './aggregates.js';
 import { Group, type Member } from './group.js';
+import { means } from './machine.js';
 import { NamedProcesses } from './named.js';
 import { refusalFor } from './refusals.js';
+import { SampleGroup } from './sample-group.js';
+import { Sampler } from './sampler.js';
 
 /** How long an exit of the process may wait for its links, ms. */
 const EXIT_MS = 5000;
@@ -27,8 +30,11 @@ const WATCH_MS = 250;
 
 export const createKernelEngine = (sink: EngineSink): Engine => new Kernel(sink);
 
+/** Uprobes that were armed together, by whichever means. */
+type AnyGroup = Group | SampleGroup;
+
 interface Place {
-  readonly group: Group;
+  readonly group: AnyGroup;
   readonly number: number;
 }
 
@@ -42,7 +48,8 @@ class Kernel implements Engine {
   readonly canArm = refusalFor;
   readonly #drain = new Drain();
   readonly #aggregates = new KernelAggregates(this.#drain);
-  readonly #groups = new Set<Group>();
+  #sampler: Sampler | undefined;
+  readonly #groups = new Set<AnyGroup>();
   /** Who is served at each site. */
   readonly #served = new Map<number, readonly Consumer[]>();
   readonly #places = new Map<number, Place>();
@@ -71,10 +78,9 @@ class Kernel implements Engine {
   }
 
   async #add(added: readonly Member[]): Promise<void> {
-    const made: { group: Group; members: readonly Member[] }[] = [];
+    const made: { group: AnyGroup; members: readonly Member[] }[] = [];
     try {
-      for (const members of grouped(added))
-        made.push({ group: await Group.arm(members, this.#aggregates, this.#theKeeper()), members });
+      for (const members of grouped(added)) made.push({ group: await this.#arm(members), members });
     } catch (e) {
       for (const { group, members } of made) await group.remove(this.#theKeeper(), [...members.keys()]);
       throw e;
@@ -88,8 +94,14 @@ class Kernel implements Engine {
     }
   }
 
+  #arm(members: readonly Member[]): Promise<AnyGroup> {
+    if (means() !== 'samples') return Group.arm(members, this.#aggregates, this.#theKeeper());
+    this.#sampler ??= new Sampler(this.#drain);
+    return SampleGroup.arm(members, this.#sampler, this.#theKeeper());
+  }
+
   async #remove(gone: readonly Leaving[]): Promise<void> {
-    const byGroup = new Map<Group, Leaving[]>();
+    const byGroup = new Map<AnyGroup, Leaving[]>();
     for (const one of gone) addTo(byGroup, one.place.group, one);
     for (const [group, leaving] of byGroup) {
       const tallies = await group.remove(
@@ -141,13 +153,11 @@ class Kernel implements Engine {
     this.#keeper = undefined;
     clearInterval(this.#watch);
     if (keeper === undefined) return;
+    const links = [...this.#groups].flatMap((g) => g.takeLinks());
     for (const [consumer, place] of this.#places) this.#final.set(consumer, place.group.tally(place.number));
     this.#places.clear();
     this.#served.clear();
-    closeLinksNow(
-      [...this.#groups].flatMap((g) => g.takeLinks()),
-      EXIT_MS,
-    );
+    closeLinksNow(links, EXIT_MS);
     for (const group of this.#groups) group.free();
     this.#groups.clear();
     keeper.close();

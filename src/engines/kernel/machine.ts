@@ -6,6 +6,7 @@ import { createMap, linkDirectly, loadProgram } from '../../linux/bpf.js';
 import { kernelFunctions } from '../../linux/btf.js';
 import { closeFd } from '../../linux/fds.js';
 import { ERRNO } from '../../linux/numbers.js';
+import { openUprobeEvent } from '../../linux/perf-event.js';
 import { errnoName, SyscallError } from '../../linux/syscall-error.js';
 
 /** mov r0, 0; exit */
@@ -38,7 +39,7 @@ export function meansToTry(name = process.env[VARIABLE] ?? ''): readonly Means[]
   throw new UprobeError('no-such-means', `${VARIABLE}=${name} in the environment: it is ${MEANS.join(', ')}`);
 }
 
-const TRIES: Partial<Record<Means, () => void>> = { multi: tryMulti };
+const TRIES: Partial<Record<Means, () => void>> = { multi: tryMulti, samples: trySamples };
 
 /** What there is against each that was tried, until one does it. */
 export const tried = once((): ReadonlyMap<Means, Refusal | undefined> => {
@@ -46,7 +47,7 @@ export const tried = once((): ReadonlyMap<Means, Refusal | undefined> => {
   for (const one of meansToTry()) {
     const attempt = TRIES[one];
     if (attempt === undefined) continue;
-    const refusal = refusalBy(attempt);
+    const refusal = refusalBy(attempt, one === 'samples' ? refusalOfSamples : refusalOf);
     found.set(one, refusal);
     if (refusal === undefined) break;
   }
@@ -71,13 +72,38 @@ export function unavailable(): Refusal | undefined {
   return typeof found === 'string' ? undefined : found;
 }
 
-function refusalBy(attempt: () => void): Refusal | undefined {
+function refusalBy(attempt: () => void, refused: (e: unknown) => Refusal): Refusal | undefined {
   try {
     attempt();
     return undefined;
   } catch (e) {
-    return refusalOf(e);
+    return refused(e);
   }
+}
+
+/** An event of a file that is not there: a kernel that has such events, and lets this user have them, looks for it. */
+function trySamples(): void {
+  const path = '/proc/self/no-such-file';
+  const result = openUprobeEvent({ path, offset: 0, isReturn: false, pid: 0, cpu: 0 });
+  if (result >= 0) closeFd(result);
+  else if (result !== -ERRNO.ENOENT) throw new SyscallError('perf_event_open(uprobe)', -result);
+}
+
+export function refusalOfSamples(e: unknown): Refusal {
+  const code = e instanceof SyscallError ? errnoName(e.errno) : '';
+  if (code === 'EPERM' || code === 'EACCES')
+    return makeRefusal(
+      'needs-cap-perfmon',
+      `the kernel engine counts and samples by perf events, and this user may not (${messageOf(e)})`,
+      () =>
+        `Run with sudo, or give Node the capability once: sudo setcap cap_perfmon+ep ${process.execPath}. ` +
+        'In a container: --cap-add=PERFMON, with a seccomp profile that allows perf_event_open(2)',
+    );
+  return makeRefusal(
+    'no-uprobe-events',
+    `this kernel has no perf events of uprobes (${messageOf(e)})`,
+    (words) => `Use Linux 4.17 or later with CONFIG_UPROBE_EVENTS, or ${words.engine('trap')}`,
+  );
 }
 
 /** A map, a program, and a link. */

@@ -3,10 +3,14 @@ import { makeRefusal, type Refusal } from '../../base/errors.js';
 import type { ArmableSite, Consumer, ProcessSet } from '../engine.js';
 import { refuseHandlers } from './compile.js';
 import { refuseInstruction } from './instructions.js';
+import { means } from './machine.js';
+import { refuseSampledHandlers, refuseSampling } from './sample-refusals.js';
 
 /** Whether it can serve these processes at all. */
 export function refuseProcesses(processes: ProcessSet): Refusal | undefined {
-  return processes !== 'all' && 'tree' in processes ? NO_TREES : undefined;
+  if (processes === 'all') return undefined;
+  if ('tree' in processes) return NO_TREES;
+  return means() === 'samples' ? refuseSampling(processes) : undefined;
 }
 
 export function refusalFor(site: ArmableSite, consumers: readonly Consumer[]): Refusal | undefined {
@@ -27,7 +31,7 @@ function refuseConsumer({
   if (post) return noPhase('post');
   if (fault) return noPhase('fault');
   if ((pre && programs.pre === undefined) || (atReturn && programs.return === undefined)) return PLAIN;
-  return refuseHandlers(programs);
+  return means() === 'samples' ? refuseSampledHandlers(programs) : refuseHandlers(programs);
 }
 
 const noPhase = (phase: string): Refusal =>

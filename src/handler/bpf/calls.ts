@@ -4,6 +4,7 @@
  * oldest.
  */
 import { R0, R1, R2, R3, R4, R6, type Label } from '../../arch/bpf/assembler.js';
+import type { Program } from '../ir.js';
 import type { BpfRequest, BpfTarget, MapSpec } from './code.js';
 import { argumentAt, savedAt, type Context, type Kept } from './context.js';
 import { factsOf } from './facts.js';
@@ -19,24 +20,30 @@ export interface Needs {
 }
 
 /** Calls at a time, of all threads. */
-const MOST_CALLS = 65_536;
+export const MOST_CALLS = 65_536;
 
 /** What the return handler wants of the entry; undefined: nothing. */
-export function needsOf(
-  request: Pick<BpfRequest, 'attach' | 'return'>,
-  target: BpfTarget,
-): Needs | undefined {
-  if (request.return === undefined) return undefined;
-  const facts = factsOf(request.return, false);
+export function wantedOfEntry(program: Program | undefined): Omit<Needs, 'inSession'> | undefined {
+  if (program === undefined) return undefined;
+  const facts = factsOf(program, false);
   const time = facts.has((expr) => expr.op === 'duration');
   const call = facts.has((expr) => expr.op === 'call');
   const args = [0, 1, 2, 3, 4, 5].filter((n) =>
     facts.has((expr) => expr.op === 'entryArg' && expr.index === n),
   );
-  if (!time && !call && args.length === 0) return undefined;
+  return time || call || args.length > 0 ? { time, args, call } : undefined;
+}
+
+export function needsOf(
+  request: Pick<BpfRequest, 'attach' | 'return'>,
+  target: BpfTarget,
+): Needs | undefined {
+  const wanted = wantedOfEntry(request.return);
+  if (wanted === undefined) return undefined;
+  const { call, args } = wanted;
   const inSession =
     target.session !== undefined && request.attach === 'session' && !call && args.length === 0;
-  return { time, args, call, inSession };
+  return { ...wanted, inSession };
 }
 
 const wordsIn = ({ time, args, call }: Needs): number => Number(time) + args.length + 2 * Number(call);

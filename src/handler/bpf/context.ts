@@ -52,7 +52,7 @@ export function savedAt(name: Register): number | undefined {
   return index === -1 ? undefined : index * 8;
 }
 /** SysV psABI 3.2.3. */
-const ARGUMENTS: readonly Register[] = ['di', 'si', 'dx', 'cx', 'r8', 'r9'];
+export const ARGUMENTS: readonly Register[] = ['di', 'si', 'dx', 'cx', 'r8', 'r9'];
 export const argumentAt = (index: number): number => savedAt(ARGUMENTS[index]!)!;
 
 /** Per CPU counts as long as they stay small. */

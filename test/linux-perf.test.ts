@@ -1,0 +1,101 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { mapRegion } from '#uprobe/linux/memory.js';
+import { PerfRingReader } from '#uprobe/linux/perf-ring.js';
+import {
+  RECORD,
+  cpuOf,
+  idOf,
+  pidOf,
+  readRecords,
+  relatives,
+  renamed,
+  tidOf,
+  timeOf,
+  wordsOf,
+  type PerfRecord,
+} from '#uprobe/linux/perf-records.js';
+
+const PAGE = 4096;
+
+/** As include/uapi/linux/perf_event.h has them. */
+function record(type: number, body: readonly (number | bigint | Uint8Array)[]): Uint8Array {
+  const parts = body.map((part) =>
+    part instanceof Uint8Array
+      ? part
+      : typeof part === 'bigint'
+        ? new Uint8Array(BigUint64Array.of(part).buffer)
+        : new Uint8Array(Uint32Array.of(part).buffer),
+  );
+  const size = 8 + parts.reduce((sum, p) => sum + p.length, 0);
+  const header = new Uint8Array(8);
+  new DataView(header.buffer).setUint32(0, type, true);
+  new DataView(header.buffer).setUint16(6, size, true);
+  return Buffer.concat([header, ...parts]);
+}
+const trailer = (time: bigint) => [11, 12, time, 1, 0, 77n];
+const read = (...chunks: readonly Uint8Array[]): PerfRecord[] => {
+  const records: PerfRecord[] = [];
+  for (const chunk of chunks) readRecords(chunk, records);
+  return records;
+};
+
+void describe('records of perf events', () => {
+  void it('are samples with registers and more, or without', () => {
+    const base = [77n, 11, 12, 5_000_000_000_123n, 3, 0];
+    const [one, two, three] = read(
+      Buffer.concat([
+        record(RECORD.sample, [...base, 2n, 0xffff_ffff_ffff_fff0n, 6n, 9n]),
+        record(RECORD.sample, base),
+      ]),
+      record(RECORD.sample, [...base, 0n]),
+    );
+    assert.deepEqual(
+      [idOf(one!), pidOf(one!), tidOf(one!), timeOf(one!), cpuOf(one!), one!.time],
+      [77, 11, 12, 5_000_000_000_123n, 3, 5_000_000_000_123],
+    );
+    assert.deepEqual([...wordsOf(one!, 2, 1)!], [0xffff_ffff_ffff_fff0n, 6n, 9n]);
+    assert.deepEqual([...wordsOf(two!, 0, 0)!], []);
+    assert.equal(wordsOf(two!, 0, 1), undefined);
+    assert.equal(wordsOf(three!, 2, 0), undefined, 'of a thread without registers');
+  });
+
+  void it('are what happens to threads, with a time at their end', () => {
+    const name = new Uint8Array(16);
+    name.set(Buffer.from('worker'));
+    const [comm, fork, lost] = read(
+      record(RECORD.comm, [20, 21, name, ...trailer(7n)]),
+      record(RECORD.fork, [30, 20, 31, 21, 8n, ...trailer(8n)]),
+      record(RECORD.lost, [77n, 5n, ...trailer(9n)]),
+    );
+    const { tid, comm: bytes } = renamed(comm!);
+    assert.deepEqual([tid, Buffer.from(bytes).toString(), comm!.time], [21, 'worker', 7]);
+    assert.deepEqual(relatives(fork!), { parentPid: 20, tid: 31, parentTid: 21 });
+    assert.deepEqual([lost!.type, lost!.time], [RECORD.lost, 9]);
+  });
+
+  void it('are not believed beyond what is there', () => {
+    const sample = record(RECORD.sample, [77n, 11, 12, 1n, 3, 0]);
+    assert.equal(read(sample.subarray(0, sample.length - 8)).length, 0);
+    const short = record(RECORD.comm, [1, 2]);
+    assert.equal(read(short, sample).length, 1);
+  });
+});
+
+void describe('a ring of perf events', () => {
+  void it('is read over its end, and emptied', () => {
+    const region = mapRegion(2 * PAGE);
+    const positions = new BigInt64Array(region.bytes.buffer, 0, PAGE / 8);
+    const [HEAD, TAIL] = [128, 129];
+    const reader = new PerfRingReader({ address: region.address, bytes: PAGE });
+    assert.equal(reader.take(), undefined);
+    const start = 5 * PAGE - 10;
+    positions[HEAD] = positions[TAIL] = BigInt(start);
+    const written = Uint8Array.from({ length: 24 }, (_, i) => i + 1);
+    written.forEach((byte, i) => (region.bytes[PAGE + ((start + i) % PAGE)] = byte));
+    Atomics.store(positions, HEAD, BigInt(start + written.length));
+    assert.deepEqual(reader.take(), written);
+    assert.equal(positions[TAIL], BigInt(start + written.length));
+    assert.equal(reader.take(), undefined);
+  });
+});
