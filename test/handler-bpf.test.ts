@@ -626,6 +626,46 @@ void describe('In the kernel', { skip }, () => {
       assert.equal(first!.cgroup, statSync(directory, { bigint: true }).ino);
   });
 
+  void it('a hit has one time, wherever it is asked for', () => {
+    const time: Expr = { op: 'time', type: 'u64' };
+    const told = emit(time, arg(6));
+    const ever: Expr = { op: 'compare', type: 'bool', operator: '!=', left: time, right: int(0n, 'u64') };
+    const yes: Statement[] = [emit(arg(0), arg(1))];
+    const round: Statement = {
+      ...{ at, do: 'loop', local: 0, from: int(0n), to: int(3n), step: 1n, most: 5 },
+      body: [told],
+    };
+    const bodies: [number, Statement[], Partial<Program>?][] = [
+      [1, [told]],
+      [1, [told], { absent: 'error' }], // made elsewhere first
+      [2, [told, told]],
+      [3, [round], { locals: ['i64'] }],
+      [0, [{ at, do: 'if', condition: ever, yes: [], no: yes }]],
+    ];
+    for (const [each, body, more] of bodies) {
+      const calls = callsFrom(new Random(25), 5);
+      const before = process.hrtime.bigint();
+      const { events: seen, tally } = runInKernel(
+        {
+          aggregates: () => [events({ time: 'u64', value: 'u64' })],
+          pre: (a) => programOf(a, body, more),
+        },
+        { memory, calls },
+        targetHere(),
+      );
+      const after = process.hrtime.bigint();
+      assert.deepEqual(tally, { hits: calls.length, missed: 0, errors: 0 });
+      const times = (seen as { time: bigint }[]).map((event) => event.time);
+      assert.equal(times.length, each * calls.length);
+      let last = before;
+      for (const [i, now] of times.entries()) {
+        if (i % each > 0) assert.equal(now, last);
+        else assert.ok(last < now && now < after);
+        last = now;
+      }
+    }
+  });
+
   const identified: Handlers<[ReturnType<typeof events<{ readonly pid: 'u32'; readonly tid: 'u32' }>>]> = {
     aggregates: () => [events({ pid: 'u32', tid: 'u32' })],
     pre: (a) =>

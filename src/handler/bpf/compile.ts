@@ -13,7 +13,7 @@ import {
   type MapSpec,
 } from './code.js';
 import { Context, Refused, type Kept } from './context.js';
-import { allStatements, factsOf, readsMemory, type Facts } from './facts.js';
+import { allStatements, factsOf, onlyTimed, readsMemory, type Facts } from './facts.js';
 import { Frame, SCRATCH, StackFull } from './frame.js';
 import { Memory } from './memory.js';
 import { handler } from './statements.js';
@@ -153,20 +153,24 @@ class Compilation {
     return ids;
   }
 
-  #time(isAsked: boolean, kept: Kept): Kept {
-    if (!isAsked) return kept;
+  /**
+   * The time that a handler asks for, or a call's beginning or end. Where one statement alone wants it, that statement reads the clock:
+   * hits that do not come to it need no time, and an event is made faster (see `Statements`). Not in programs that may sleep before.
+   */
+  #time(ofHandler: Handler | undefined, ofCall: boolean, kept: Kept): Kept {
+    const isAsked = ofHandler?.facts.has((expr) => expr.op === 'time') ?? false;
+    if (!isAsked && !ofCall) return kept;
     const time = this.#context.frame.word();
-    this.#context.asm.call('ktime_get_ns');
-    this.#memory.store(time, R0);
-    return { ...kept, time };
+    const timedBy = ofCall || this.#context.sleeps ? undefined : onlyTimed(ofHandler!.program);
+    if (timedBy === undefined) this.#context.readTime(time);
+    return { ...kept, time, timedBy };
   }
 
   #entry(begun: Kept): void {
     const { asm, frame, request } = this.#context;
     const pre = this.#pre;
     const needs = this.#needs;
-    const isTimed = (needs?.time ?? false) || (pre?.facts.has((expr) => expr.op === 'time') ?? false);
-    let kept = this.#time(isTimed, begun);
+    let kept = this.#time(pre, needs?.time ?? false, begun);
     if (pre) this.#claim();
     if (pre || request.return === undefined) this.#context.count(TALLY.hits);
     if (pre) {
@@ -188,9 +192,9 @@ class Compilation {
     const ending = this.#return!;
     const needs = this.#needs;
     const missing = asm.label();
-    const isTimed = ending.facts.has((expr) => expr.op === 'time' || expr.op === 'duration');
+    const hasDuration = ending.facts.has((expr) => expr.op === 'duration');
     // Where it returns to is no place of ours: there is nothing to correct.
-    let kept = this.#time(isTimed, { ...begun, bias: undefined });
+    let kept = this.#time(ending, hasDuration, { ...begun, bias: undefined });
     this.#claim();
     if (needs) kept = { ...kept, ...findCall(this.#context, needs, missing) };
     if (request.pre === undefined) this.#context.count(TALLY.hits);

@@ -2,7 +2,7 @@
 import { Assembler, R0, R1, R2, R7 } from '../../arch/bpf/assembler.js';
 import type { Phrase } from '../../base/words.js';
 import { makeRefusal, type Refusal } from '../../base/errors.js';
-import type { Program, Register, Span } from '../ir.js';
+import type { Program, Register, Span, Statement } from '../ir.js';
 import {
   tallyIndex,
   tallyWords,
@@ -32,6 +32,8 @@ export function refuse(code: string, reason: string, remedy: Phrase): never {
 /** Words on the stack that are filled at the beginning, where anything looks at them. */
 export interface Kept {
   readonly time?: Place;
+  /** The statement that fills `time` itself, being the only one that looks at it. */
+  readonly timedBy?: Statement | undefined;
   /** Thread id in the lower half, process id in the upper, as they count where we are. */
   readonly ids?: Place;
   /** From the place to where the kernel stops. */
@@ -108,6 +110,12 @@ export class Context {
     asm.mov(R0, 0n);
     asm.place(isInside);
     asm.alu('mul', R0, BigInt(bytes));
+  }
+
+  /** Destroys r0–r5. */
+  readTime({ base, offset }: Place): void {
+    this.asm.call('ktime_get_ns');
+    this.asm.store(8, base, offset, R0);
   }
 
   /** One more of a word of the uprobe's counts. Destroys r0–r5. */

@@ -70,6 +70,17 @@ export function factsOf(program: Program, hidesPids: boolean): Facts {
   return { localBytes, localAbsent, has, stringBytes, canBeAbsent };
 }
 
+/** The only statement that asks for the time, where it runs once at most; undefined: none or several do. */
+export function onlyTimed({ body }: Program): Statement | undefined {
+  const asks = (statement: Statement): boolean =>
+    expressionsOf(statement).some((expr) => someExpr(expr, (part) => part.op === 'time'));
+  const timed = [...allStatements(body)].filter(
+    (statement) =>
+      asks(statement) || (statement.do === 'loop' && [...allStatements(statement.body)].some(asks)),
+  );
+  return timed.length === 1 ? timed[0] : undefined;
+}
+
 function bytesIn(expr: Expr, localBytes: readonly number[]): number {
   switch (expr.op) {
     case 'text':

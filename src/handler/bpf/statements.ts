@@ -82,6 +82,8 @@ class Statements {
   all(statements: readonly Statement[], ways: Ways): void {
     for (const statement of statements) {
       this.#context.asm.origin = { program: this.#program, at: statement.at };
+      const isTimed = statement === this.#kept.timedBy;
+      if (isTimed && statement.do !== 'emit') this.#context.readTime(this.#kept.time!);
       this.#context.frame.within(() => this.#statement(statement, ways));
     }
   }
@@ -113,7 +115,7 @@ class Statements {
       case 'add':
         return this.#add(statement, ways);
       case 'emit':
-        return this.#emit(statement);
+        return this.#emit(statement, statement === this.#kept.timedBy);
     }
   }
 
@@ -284,9 +286,10 @@ class Statements {
 
   /**
    * Right into the ring, but for programs that may sleep: who waits for a page there would hold up the readers of
-   * everything that comes behind.
+   * everything that comes behind. A reservation writes to a line that the reader's CPU has had: while that is fetched, the clock is read
+   * (`readsTime`).
    */
-  #emit({ aggregate: number, fields }: Of<'emit'>): void {
+  #emit({ aggregate: number, fields }: Of<'emit'>, readsTime: boolean): void {
     const { asm, sleeps, frame } = this.#context;
     const aggregate = this.#program.aggregates[number]!;
     const shape = aggregate.shape as EventsShape;
@@ -299,6 +302,7 @@ class Statements {
       this.#program.absent === 'error' && part.op === 'arg' && isOnStack(part);
     if (fields.some((field) => someExpr(field, (part) => (sleeps && readsMemory(part)) || mayEnd(part)))) {
       const staged = frame.buffer(bytes);
+      if (readsTime) this.#context.readTime(this.#kept.time!);
       this.#record(staged, fields, layout);
       asm.loadMap(R1, ring);
       this.#expressions.memory.address(R2, staged);
@@ -314,6 +318,7 @@ class Statements {
       asm.mov(R3, 0n);
       asm.call('ringbuf_reserve');
       asm.mov(R8, R0);
+      if (readsTime) this.#context.readTime(this.#kept.time!);
       asm.jumpIf('ne', R8, 0n, hasRoom);
       this.#countBeside(beside);
       asm.jump(end);
