@@ -179,6 +179,9 @@ void describe('In the kernel', { skip }, () => {
     key,
     value,
   });
+  const timing = (a: readonly Aggregate[]): Program =>
+    programOf(a, [add(0, { op: 'duration', type: 'u64' })], { moment: 'return' });
+  const timed: Handlers<[ReturnType<typeof stats>]> = { aggregates: () => [stats()], return: timing };
   const emit = (...fields: Expr[]): Statement => ({ at, do: 'emit', aggregate: 0, fields });
   const addresses = (r: Random, count: number): CallWords[] =>
     Array.from({ length: count }, () =>
@@ -520,10 +523,7 @@ void describe('In the kernel', { skip }, () => {
 
     void it(`durations are those of the calls: ${name}`, () => {
       const { aggregates, tally } = runInKernel(
-        {
-          aggregates: () => [stats()] as const,
-          return: (a) => programOf(a, [add(0, { op: 'duration', type: 'u64' })], { moment: 'return' }),
-        },
+        timed,
         { memory, calls: callsFrom(new Random(16), 100) },
         targetHere(options),
       );
@@ -697,6 +697,15 @@ void describe('In the kernel', { skip }, () => {
       const own = runInKernel(identified, chosen, { ...target, ownPid: pid + 1 }, { wrapper });
       assert.equal(own.pid, pid + 1);
       assert.deepEqual([own.tally.hits, own.events], [0, []]);
+      // In a session the return is not even looked at.
+      const returns = runInKernel(
+        timed,
+        chosen,
+        { ...target, ownPid: pid + 2, session: sessionIds() },
+        { wrapper },
+      );
+      assert.equal(returns.pid, pid + 2);
+      assert.deepEqual(returns.tally, { hits: 0, missed: 0, errors: 0 });
     } finally {
       holder.kill('SIGKILL');
     }
@@ -716,15 +725,12 @@ void describe('In the kernel', { skip }, () => {
     });
     assert.deepEqual(none.tally, { hits: 0, missed: 60, errors: 0 });
     assert.equal(none.aggregates[0].value, 0n);
-    const unseen = runInKernel(
-      {
-        aggregates: () => [stats()] as const,
-        return: (a) => programOf(a, [add(0, { op: 'duration', type: 'u64' })], { moment: 'return' }),
-      },
-      chosen,
-      targetHere(),
-      { only: 'return' },
-    );
+    const both = { ...large, return: timing };
+    const half = runInKernel(both, chosen, targetHere({ session: sessionIds() }), {
+      prepare: (loaded) => loaded.map('scratch').fill(1),
+    });
+    assert.deepEqual(half.tally, { hits: 0, missed: 120, errors: 0 });
+    const unseen = runInKernel(timed, chosen, targetHere(), { only: 'return' });
     assert.deepEqual(unseen.tally, { hits: 0, missed: 60, errors: 0 });
   });
 

@@ -102,6 +102,7 @@ export function findCall(context: Context, needs: Needs, missing: Label): Partia
     asm.mov(R1, R6);
     asm.callKernel(target.session!.cookie);
     asm.load(8, R0, R0, 0);
+    asm.jumpIf('eq', R0, 0n, missing); // a call whose entry was missed
     memory.store(entryTime, R0);
     return { entryTime };
   }

@@ -82,17 +82,21 @@ class Compilation {
 
   make(): { code: BpfCode; scratchBytes: number } {
     const { asm, request, target, frame } = this.#context;
-    const kept = this.#begin();
+    const ours = asm.label();
+    asm.mov(R6, R1);
     if (request.attach === 'session') {
       const atReturn = asm.label();
-      asm.mov(R1, R6);
       asm.callKernel(target.session!.isReturn);
       asm.jumpIf('set', R0, 1n, atReturn);
-      frame.within(() => this.#entry(kept));
+      frame.within(() => this.#entry(this.#begin(this.#pre, ours)));
       asm.place(atReturn);
-    }
-    if (request.attach === 'entry') frame.within(() => this.#entry(kept));
-    else frame.within(() => this.#atReturn(kept));
+      frame.within(() => this.#atReturn(this.#begin(this.#return, undefined)));
+      // The kernel does not call us for the return, then (UPROBE_HANDLER_IGNORE).
+      asm.place(ours);
+      asm.mov(R0, 1n);
+      asm.exit();
+    } else if (request.attach === 'entry') this.#entry(this.#begin(this.#pre, this.#out));
+    else this.#atReturn(this.#begin(this.#return, this.#out));
     asm.place(this.#out);
     asm.mov(R0, 0n);
     asm.exit();
@@ -103,18 +107,20 @@ class Compilation {
     return { code, scratchBytes: frame.scratchBytes };
   }
 
-  #uses(wanted: Parameters<Facts['has']>[0]): boolean {
-    return [this.#pre, this.#return].some((h) => h?.facts.has(wanted));
-  }
-
-  /** r6 = the registers, r7 = the uprobe; and what handlers look at more than once, or the kernel has to be asked for. */
-  #begin(): Kept {
+  /**
+   * r7 = the uprobe; and what a handler looks at more than once, or the kernel has to be asked for. `ours`: where hits of our own process
+   * go, if they are not sorted out already.
+   */
+  #begin(handler: Handler | undefined, ours: Label | undefined): Kept {
     const { asm, frame, request, target } = this.#context;
-    asm.mov(R6, R1);
-    const ids = this.#ids();
-    asm.alu('rsh', R0, 32n);
-    asm.jumpIf('eq', R0, BigInt(target.ownPid), this.#out);
-    const wantsBias = this.#pre?.facts.has((expr) => expr.op === 'reg' && expr.name === 'ip') ?? false;
+    const ids = this.#ids(handler, ours !== undefined);
+    if (ours) {
+      asm.alu('rsh', R0, 32n);
+      asm.jumpIf('eq', R0, BigInt(target.ownPid), ours);
+    }
+    // Where a function returns to is no place of ours: there is nothing to correct.
+    const isPlace = handler !== undefined && handler === this.#pre;
+    const wantsBias = isPlace && handler.facts.has((expr) => expr.op === 'reg' && expr.name === 'ip');
     const bias = wantsBias ? frame.word() : undefined;
     if (request.uprobes > 1 || bias) {
       asm.mov(R1, R6);
@@ -131,10 +137,11 @@ class Compilation {
     return { ...(ids ? { ids } : {}), ...(bias ? { bias } : {}) };
   }
 
-  /** r0 = process and thread, also kept where somebody asks. */
-  #ids(): Kept['ids'] {
+  /** Process and thread in r0, if they are wanted there; also kept where the handler asks. */
+  #ids(handler: Handler | undefined, inR0: boolean): Kept['ids'] {
     const { asm, frame, target } = this.#context;
-    const isAsked = this.#uses((expr) => expr.op === 'of' && expr.what !== 'cpu');
+    const isAsked = handler?.facts.has((expr) => expr.op === 'of' && expr.what !== 'cpu') ?? false;
+    if (!isAsked && !inR0) return undefined;
     if (target.pidNamespace === undefined) {
       asm.call('get_current_pid_tgid');
       if (!isAsked) return undefined;
@@ -193,15 +200,14 @@ class Compilation {
     const needs = this.#needs;
     const missing = asm.label();
     const hasDuration = ending.facts.has((expr) => expr.op === 'duration');
-    // Where it returns to is no place of ours: there is nothing to correct.
-    let kept = this.#time(ending, hasDuration, { ...begun, bias: undefined });
+    let kept = this.#time(ending, hasDuration, begun);
     this.#claim();
     if (needs) kept = { ...kept, ...findCall(this.#context, needs, missing) };
     if (request.pre === undefined) this.#context.count(TALLY.hits);
     this.#handler(ending, kept);
     this.#release();
     asm.jump(this.#out);
-    if (!needs || needs.inSession) return;
+    if (!needs) return;
     asm.place(missing);
     this.#release();
     this.#context.count(TALLY.missed);
