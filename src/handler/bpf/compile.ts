@@ -111,16 +111,16 @@ class Compilation {
    * r7 = the uprobe; and what a handler looks at more than once, or the kernel has to be asked for. `ours`: where hits of our own process
    * go, if they are not sorted out already.
    */
-  #begin(handler: Handler | undefined, ours: Label | undefined): Kept {
+  #begin(of: Handler | undefined, ours: Label | undefined): Kept {
     const { asm, frame, request, target } = this.#context;
-    const ids = this.#ids(handler, ours !== undefined);
+    const ids = this.#ids(of, ours !== undefined);
     if (ours) {
       asm.alu('rsh', R0, 32n);
       asm.jumpIf('eq', R0, BigInt(target.ownPid), ours);
     }
     // Where a function returns to is no place of ours: there is nothing to correct.
-    const isPlace = handler !== undefined && handler === this.#pre;
-    const wantsBias = isPlace && handler.facts.has((expr) => expr.op === 'reg' && expr.name === 'ip');
+    const isPlace = of !== undefined && of === this.#pre;
+    const wantsBias = isPlace && of.facts.has((expr) => expr.op === 'reg' && expr.name === 'ip');
     const bias = wantsBias ? frame.word() : undefined;
     if (request.uprobes > 1 || bias) {
       asm.mov(R1, R6);
@@ -138,9 +138,9 @@ class Compilation {
   }
 
   /** Process and thread in r0, if they are wanted there; also kept where the handler asks. */
-  #ids(handler: Handler | undefined, inR0: boolean): Kept['ids'] {
+  #ids(of: Handler | undefined, inR0: boolean): Kept['ids'] {
     const { asm, frame, target } = this.#context;
-    const isAsked = handler?.facts.has((expr) => expr.op === 'of' && expr.what !== 'cpu') ?? false;
+    const isAsked = of?.facts.has((expr) => expr.op === 'of' && expr.what !== 'cpu') ?? false;
     if (!isAsked && !inR0) return undefined;
     if (target.pidNamespace === undefined) {
       asm.call('get_current_pid_tgid');
