@@ -107,10 +107,10 @@ void describe('what the machine lacks', () => {
   void it('is a newer kernel: no-uprobe-multi', () => {
     assert.equal(refusalOf(new SyscallError('bpf(BPF_LINK_CREATE)', 22)).code, 'no-uprobe-multi');
   });
-  void it('is privilege for perf events, or a kernel that has them: needs-cap-perfmon, no-uprobe-events', () => {
+  void it('is privilege for perf events, or a kernel that has them: needs-cap-sys-admin, no-uprobe-events', () => {
     const refused = (errno: number) => refusalOfSamples(new SyscallError('perf_event_open(uprobe)', errno));
-    assert.equal(refused(13).code, 'needs-cap-perfmon');
-    assert.match(refused(13).remedy!, /sudo.*setcap cap_perfmon\+ep \/.*--cap-add=PERFMON/);
+    assert.equal(refused(13).code, 'needs-cap-sys-admin');
+    assert.match(refused(13).remedy!, /sudo.*setcap cap_sys_admin\+ep \/.*--cap-add=SYS_ADMIN/);
     assert.equal(refused(2).code, 'no-uprobe-events');
   });
   void it('is not a function that no kernel has', () => {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
 import { mapRegion } from '#uprobe/linux/memory.js';
 import { PerfRingReader } from '#uprobe/linux/perf-ring.js';
@@ -15,6 +16,8 @@ import {
   wordsOf,
   type PerfRecord,
 } from '#uprobe/linux/perf-records.js';
+
+import { AS_NOBODY, whyNotAsNobody } from './helpers/nobody.js';
 
 const PAGE = 4096;
 
@@ -97,5 +100,19 @@ void describe('a ring of perf events', () => {
     assert.deepEqual(reader.take(), written);
     assert.equal(positions[TAIL], BigInt(start + written.length));
     assert.equal(reader.take(), undefined);
+  });
+
+  void it('is smaller where less may be locked, and all are of one size', { skip: whyNotAsNobody() }, () => {
+    const module = new URL('../../dist/linux/perf-ring.js', import.meta.url).href;
+    const script = `
+      const { openPerfRings } = await import('${module}');
+      console.log(openPerfRings([0, 0], 1 << 22).map((r) => r.bytes).join());`;
+    const [setpriv = '', ...flags] = AS_NOBODY;
+    const caps = ['--inh-caps=+sys_admin', '--ambient-caps=+sys_admin'];
+    const limited = ['sh', '-c', 'ulimit -l 0; exec "$@"', 'sh'];
+    const words = [...flags, ...caps, ...limited, process.execPath, '--input-type=module', '-e', script];
+    const { stdout, stderr } = spawnSync(setpriv, words, { encoding: 'utf8', cwd: '/' });
+    const [one, two] = stdout.trim().split(',').map(Number);
+    assert.ok(one! > 0 && one! < 1 << 22 && one === two, stdout + stderr);
   });
 });

@@ -27,28 +27,30 @@ export interface OpenRing extends PerfRing {
   readonly fd: number;
 }
 
-/** The ring of one CPU. Where the kernel does not lock so much memory for this user (perf_event_mlock_kb) it is smaller. */
-export function openPerfRing(cpu: number, bytes: number): OpenRing {
-  const fd = openDummyEvent(cpu);
+/** A ring for each CPU, all of one size: smaller ones where the kernel does not lock so much memory for this user. */
+export function openPerfRings(cpus: readonly number[], bytes: number): OpenRing[] {
+  const rings: OpenRing[] = [];
   try {
-    return { fd, ...mapPerfRing(fd, bytes) };
+    for (const cpu of cpus) rings.push(openPerfRing(cpu, bytes));
+    return rings;
   } catch (e) {
-    closeFd(fd);
-    throw e;
+    rings.forEach(closePerfRing);
+    const isTooMuch = e instanceof SyscallError && (e.errno === ERRNO.EPERM || e.errno === ERRNO.ENOMEM);
+    if (!isTooMuch || bytes / 2 < LEAST_BYTES) throw e;
+    return openPerfRings(cpus, bytes / 2);
   }
 }
 
-function mapPerfRing(fd: number, wanted: number): PerfRing {
-  for (let bytes = wanted; ; bytes /= 2) {
-    const address = syscall(NR.mmap, 0, PAGE + bytes, PROT.read | PROT.write, MAP.shared, fd, 0);
-    if (address >= 0) return { address, bytes };
-    if ((address !== -ERRNO.EPERM && address !== -ERRNO.ENOMEM) || bytes / 2 < Math.min(wanted, LEAST_BYTES))
-      throw new SyscallError(
-        `mmap(${bytes} bytes of a perf event)`,
-        -address,
-        'Raise kernel.perf_event_mlock_kb (sysctl), or run with CAP_IPC_LOCK',
-      );
-  }
+function openPerfRing(cpu: number, bytes: number): OpenRing {
+  const fd = openDummyEvent(cpu);
+  const address = syscall(NR.mmap, 0, PAGE + bytes, PROT.read | PROT.write, MAP.shared, fd, 0);
+  if (address >= 0) return { fd, address, bytes };
+  closeFd(fd);
+  throw new SyscallError(
+    `mmap(${bytes} bytes of a perf event)`,
+    -address,
+    'Raise kernel.perf_event_mlock_kb (sysctl), or run with CAP_IPC_LOCK',
+  );
 }
 
 export function closePerfRing({ fd, address, bytes }: OpenRing): void {

@@ -93,11 +93,11 @@ export function refusalOfSamples(e: unknown): Refusal {
   const code = e instanceof SyscallError ? errnoName(e.errno) : '';
   if (code === 'EPERM' || code === 'EACCES')
     return makeRefusal(
-      'needs-cap-perfmon',
+      'needs-cap-sys-admin',
       `the kernel engine counts and samples by perf events, and this user may not (${messageOf(e)})`,
       () =>
-        `Run with sudo, or give Node the capability once: sudo setcap cap_perfmon+ep ${process.execPath}. ` +
-        'In a container: --cap-add=PERFMON, with a seccomp profile that allows perf_event_open(2)',
+        `Run with sudo, or give Node the capability once: sudo setcap cap_sys_admin+ep ${process.execPath} (before Linux 6.16 cap_perfmon). ` +
+        'In a container: --cap-add=SYS_ADMIN, with a seccomp profile that allows perf_event_open(2)',
     );
   return makeRefusal(
     'no-uprobe-events',

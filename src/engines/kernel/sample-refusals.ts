@@ -32,7 +32,8 @@ function refuseProgram(program: Program): Refusal | undefined {
 const SINGLE_PROCESSES = makeRefusal(
   'samples-of-processes',
   'without BPF the kernel counts and samples in all processes, or in single threads, but not in processes that are named',
-  (words) => `Leave the processes out for all of them, or use ${words.engine('trap')}`,
+  (words) =>
+    `Leave the processes out for all of them, and look at pid in the handler (as an expression: pid == 4711), or use ${words.engine('trap')}`,
 );
 
 const MEMORY = makeRefusal(

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import type { Drain, DrainedRings } from '../../events/drain.js';
 import type { SampleBatch } from '../../events/protocol.js';
-import { closePerfRing, openPerfRing, type OpenRing } from '../../linux/perf-ring.js';
+import { closePerfRing, openPerfRings, type OpenRing } from '../../linux/perf-ring.js';
 import { idOf, readRecords, RECORD, type PerfRecord } from '../../linux/perf-records.js';
 import { Comms } from './comms.js';
 
@@ -58,14 +58,8 @@ export class Sampler {
   }
 
   #open(): Opened {
-    const rings: OpenRing[] = [];
-    try {
-      for (const cpu of this.cpus) rings.push(openPerfRing(cpu, this.bytes));
-      return { rings, drained: this.drain.addAll(rings, (batch) => this.#take(batch)) };
-    } catch (e) {
-      rings.forEach(closePerfRing);
-      throw e;
-    }
+    const rings = openPerfRings(this.cpus, this.bytes);
+    return { rings, drained: this.drain.addAll(rings, (batch) => this.#take(batch)) };
   }
 
   /** The event whose ring those of a CPU write to. */
