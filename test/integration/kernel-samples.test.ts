@@ -6,6 +6,7 @@ import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
+import koffi from 'koffi';
 import {
   RefusedError,
   compiled,
@@ -32,7 +33,7 @@ import { Sampler } from '#uprobe/engines/kernel/sampler.js';
 import { Drain } from '#uprobe/events/drain.js';
 import { programOf } from '#uprobe/handler/compiled-handler.js';
 import { Keeper } from '#uprobe/linux/keeper.js';
-import { compileFixture, privateCopy, repositoryRoot } from '../helpers/compile.js';
+import { compileFixture, linkedPair, privateCopy, repositoryRoot } from '../helpers/compile.js';
 import { runToEnd, whyNoKernelEngine } from '../helpers/kernel.js';
 import { changedTexts } from '../helpers/outlive.js';
 import { startProgram, until } from '../helpers/running.js';
@@ -146,6 +147,28 @@ void describe('samples of the kernel', { skip: whyNoKernelEngine() }, () => {
     assert.deepEqual([...group].map((u) => u.nhits), wanted); // prettier-ignore
     assert.deepEqual([...group].map((u) => u.nmissed + u.nerrors), [0n, 0n, 0n]); // prettier-ignore
     assert.deepEqual(sorted(scope.byName), [JSON.stringify({ key: ['calls'], value: String(wanted[1]) })]);
+  });
+
+  void it('leave out what we hit ourselves', async () => {
+    const { program, library } = linkedPair();
+    const work = koffi.load(library).func('int lib_work(int)') as (n: number) => number;
+    const values = counter();
+    const group = await registerUprobes([
+      { pathname: library, symbol: 'lib_work' },
+      {
+        pathname: library,
+        symbol: 'lib_work',
+        preHandler: compiled({ scope: { values } }, (_hit, scope) => {
+          scope.values.add();
+        }),
+      },
+    ]);
+    for (let n = 0; n < 10; n++) assert.equal(work(n), n * 3 + 1);
+    const wanted = runToEnd(program).count('lib_work');
+    await group.unregister();
+    assert.ok(wanted > 0n);
+    assert.deepEqual([...group].map((u) => u.nhits), [wanted, wanted]); // prettier-ignore
+    assert.equal(values.value, wanted);
   });
 
   void it('go on for those that stay when others are taken out', async () => {

@@ -15,14 +15,14 @@ export class Comms {
     switch (record.type) {
       case RECORD.comm: {
         const { tid, comm } = renamed(record);
-        this.#known.set(tid, decodeUtf8(comm));
+        if (tid > 0) this.#known.set(tid, decodeUtf8(comm));
         return;
       }
       case RECORD.fork: {
         // A new thread has the name of the one that made it. Whoever that is may be asked when the new one is.
         const { tid, parentPid, parentTid } = relatives(record);
         const comm = this.#known.get(parentTid) ?? readComm(parentPid, parentTid);
-        if (comm === undefined) this.#known.delete(tid);
+        if (comm === undefined || tid <= 0) this.#known.delete(tid);
         else this.#known.set(tid, comm);
         return;
       }
@@ -32,7 +32,7 @@ export class Comms {
     }
   }
 
-  /** Empty where it has ended and was never seen. */
+  /** Empty where it has ended and was never seen, or has no number in our pid namespace. */
   of(pid: number, tid: number): string {
     let comm = this.#known.get(tid);
     if (comm === undefined) {

@@ -108,7 +108,8 @@ export class SampleHandlers {
     const hit = this.#hit.of(this.entry!, sample, uprobe, shift);
     if (this.countsEntries) counts.hits++;
     if (this.#pre !== undefined) this.#run(this.#pre, hit, counts);
-    if (this.#wanted === undefined) return;
+    // Threads without a number (of another pid namespace) cannot be told apart.
+    if (this.#wanted === undefined || sample.tid <= 0) return;
     const key = keyOf(uprobe, sample.tid, hit.regs.sp);
     // The one of a call that never returned goes: the new one is the youngest.
     this.#calls.delete(key);
