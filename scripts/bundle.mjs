@@ -1,7 +1,16 @@
 // The command line in few files, with V8's compiled code beside them: loading a hundred small modules, and compiling them,
 // takes longer than anything else the command does at start. The library stays as tsc wrote it.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
@@ -47,11 +56,33 @@ writeFileSync(`${bin}/package.json`, '{ "type": "commonjs" }\n');
 chmodSync(`${bin}/uprobe.js`, 0o755);
 keepCode();
 
-/** A real run, so that what a run uses is compiled. Where tracing is not allowed, the command compiles as it runs. */
+/**
+ * Real runs, so that what a run uses is compiled: one for a program of its own, one in the kernel. Where that is not allowed, the
+ * command compiles as it runs. Each run keeps what the one before it kept, too.
+ */
 function keepCode() {
   const kept = [`${bin}/main.cjs.code`, `${bin}/tracer.cjs.code`];
-  const args = [`${bin}/uprobe.js`, 'trace', 'libc:malloc', '--args', 'size=arg0', '--', '/bin/ls', '/'];
+  const traced = ['trace', 'libc:malloc', '--args', 'size=arg0', '--', '/bin/ls', '/'];
+  for (let attempt = 0; attempt < 3 && !kept.every(existsSync); attempt++) keepingRun(traced);
+  // nobody else runs a copy
+  const directory = mkdtempSync(`${tmpdir()}/uprobe-build-`);
+  const copy = `${directory}/true`;
+  copyFileSync('/bin/true', copy);
+  const entry = readFileSync(copy).readBigUInt64LE(24); // elf(5): e_entry
+  keepingRun([
+    'trace',
+    `${copy}:0x${entry.toString(16)}`,
+    '--engine',
+    'kernel',
+    '--args',
+    'a=arg0',
+    '--',
+    copy,
+  ]);
+  rmSync(directory, { recursive: true });
+}
+
+function keepingRun(args) {
   const env = { ...process.env, UPROBE_KEEP_CODE: '1' };
-  for (let attempt = 0; attempt < 3 && !kept.every(existsSync); attempt++)
-    spawnSync(process.execPath, args, { env, stdio: 'ignore', timeout: 30_000 });
+  return spawnSync(process.execPath, [`${bin}/uprobe.js`, ...args], { env, stdio: 'pipe', timeout: 30_000 });
 }

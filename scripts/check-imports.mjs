@@ -46,7 +46,7 @@ const laws = {
     packages: ['commander', 'signal-exit'],
   },
   start: { rooms: [], node: true, packages: [] },
-  'prepare.ts': { rooms: ['engines/trap'], node: [], packages: [] },
+  'prepare.ts': { rooms: ['engines/trap', 'events'], node: [], packages: [] },
   'index.ts': {
     rooms: [
       'compose.ts',

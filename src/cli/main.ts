@@ -3,7 +3,7 @@
  * wrong and nothing was touched; 1: something else failed; otherwise what the command returns.
  */
 import { writeSync } from 'node:fs';
-import { prepare } from '../prepare.js';
+import { prepare, prepareDrain } from '../prepare.js';
 import { escapeText } from '../base/escape.js';
 import { exitStatusOf, isBug } from './failure.js';
 import { said } from './words.js';
@@ -22,13 +22,20 @@ function splitCommand(argv: readonly string[]): {
 const PROBING = new Set(['trace', 'count', 'hist', 'latency', 'top']);
 
 /**
- * The tracer's thread starts beside us while we read the options: most of the time to the first hit is loading code,
- * and this way two processors do it. It is for a command, and for processes that are named; not where all are probed.
+ * The thread that will be needed starts beside us while we read the options: most of the time to the first hit is loading code, and
+ * this way two processors do it. The tracer is for a command, and for processes that are named; events of all others come from the
+ * kernel.
  */
 function startEarly(ours: readonly string[], command: readonly string[] | undefined): void {
   if (!PROBING.has(ours[0] ?? '') || ours.includes('--help') || ours.includes('-h')) return;
-  if (command !== undefined || ours.some((word) => /^(?:-p|--pid|--tree)/.test(word))) prepare();
+  const isNamed = command !== undefined || ours.some((word) => /^(?:-p|--pid|--tree)/.test(word));
+  const byKernel = !isNamed || asksForKernel(ours);
+  if (command !== undefined || !byKernel) prepare(); // also of programs that we start
+  if (byKernel && ours[0] === 'trace') prepareDrain();
 }
+
+const asksForKernel = (ours: readonly string[]): boolean =>
+  ours.includes('--engine=kernel') || ours[ours.indexOf('--engine') + 1] === 'kernel';
 
 async function main(): Promise<number> {
   const { ours, command } = splitCommand(process.argv.slice(2));

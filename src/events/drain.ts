@@ -1,15 +1,15 @@
 /** Emptying the rings that the kernel, or programs in it, write events to: a thread copies them out, this side hands them over. */
-import { MessageChannel, Worker, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
+import { receiveMessageOnPort } from 'node:worker_threads';
 import { mapRing, unmapRing } from '../linux/bpf.js';
+import { LOADING_MS } from '../linux/loading-thread.js';
 import { PerfRingReader, type PerfRing } from '../linux/perf-ring.js';
 import { RingReader } from '../linux/ring.js';
 import { takeBatch } from './batch.js';
-import { WORD, type Chunk, type DrainInit, type Order, type SampleBatch } from './protocol.js';
+import { takeDrain, type DrainThread } from './drain-worker.js';
+import { WORD, type Chunk, type Order, type SampleBatch } from './protocol.js';
 
 /** How often we look whether the thread is there, ms. */
 const STARTING_MS = 1;
-/** How long loading may take at most before an exit of the process waits no more, ms. */
-const LOADING_MS = 5000;
 const WHOLE = 1 << 30;
 
 /** A ring that is being emptied. */
@@ -34,17 +34,10 @@ interface Drained {
   end(): void;
 }
 
-interface Thread {
-  readonly worker: Worker;
-  readonly port: MessagePort;
-  /** One word: 1 when it has loaded its code. */
-  readonly loaded: Int32Array;
-}
-
 export class Drain {
   readonly #rings = new Map<number, Drained>();
   #lastId = 0;
-  #thread: Thread | undefined;
+  #thread: DrainThread | undefined;
 
   /** Begin to empty a ring (a map of the kernel) of so many bytes. */
   add(fd: number, bytes: number, deliver: (bytes: Uint8Array) => void): DrainedRing {
@@ -93,25 +86,11 @@ export class Drain {
     this.#thread.port.postMessage(order);
   }
 
-  #start(): Thread {
-    const { port1: port, port2: theirs } = new MessageChannel();
-    const loaded = new Int32Array(new SharedArrayBuffer(4));
-    const workerData: DrainInit = { port: theirs, loaded };
-    const worker = new Worker(new URL('./drain-thread.js', import.meta.url), {
-      workerData,
-      transferList: [theirs],
-      execArgv: [],
-      name: 'uprobe-drain',
-    });
-    port.on('message', (chunk: Chunk) => this.#take(chunk));
-    // after the listener, which keeps the process alive
-    port.unref();
-    worker.unref();
-    // Node aborts when a process exits while one of its threads is loading a native addon
-    const waitUntilLoaded = (): void => void Atomics.wait(loaded, 0, 0, LOADING_MS);
-    process.on('exit', waitUntilLoaded);
-    worker.on('exit', () => process.off('exit', waitUntilLoaded));
-    return { worker, port, loaded };
+  #start(): DrainThread {
+    const thread = takeDrain();
+    thread.port.on('message', (chunk: Chunk) => this.#take(chunk));
+    thread.port.unref(); // after the listener, which keeps the process alive
+    return thread;
   }
 
   /** Resolves when the thread that empties rings is there: it takes tens of milliseconds to start, in which one can be full. */

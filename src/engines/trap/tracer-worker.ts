@@ -1,8 +1,9 @@
 /**
  * Starting the tracer's thread before there is anything for it to do: most of the time from starting a program to its
- * first hit is loading code, and two processors can do it at once. Imports nothing, so that it can come first.
+ * first hit is loading code, and two processors can do it at once. Imports next to nothing, so that it can come first.
  */
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
+import { startThread } from '../../linux/loading-thread.js';
 
 export interface TracerInit {
   /** One word: the address of the mailbox, 0 until there is one. The thread waits for it. */
@@ -16,9 +17,6 @@ export interface TracerThread {
   /** Let it begin. */
   start(mailboxAddress: number): void;
 }
-
-/** How long loading may take at most before an exit of the process waits no more, ms. */
-const LOADING_MS = 5000;
 
 let early: TracerThread | undefined;
 
@@ -35,18 +33,9 @@ export function takeTracer(): TracerThread {
 
 function makeThread(): TracerThread {
   const mailbox = new BigInt64Array(new SharedArrayBuffer(8));
-  const loaded = new Int32Array(new SharedArrayBuffer(4));
-  const workerData: TracerInit = { mailbox, loaded };
-  const worker = new Worker(new URL('./tracer-thread.js', import.meta.url), {
-    workerData,
-    execArgv: [],
-    name: 'uprobe-tracer',
+  const { worker } = startThread(new URL('./tracer-thread.js', import.meta.url), 'uprobe-tracer', {
+    mailbox,
   });
-  worker.unref();
-  // Node aborts when a process exits while one of its threads is loading a native addon
-  const waitUntilLoaded = (): void => void Atomics.wait(loaded, 0, 0, LOADING_MS);
-  process.on('exit', waitUntilLoaded);
-  worker.on('exit', () => process.off('exit', waitUntilLoaded));
   return {
     worker,
     start: (address) => {
