@@ -26,6 +26,9 @@ function countWord(asm: Asm): void {
   asm.atomic('add', R1, 0, R2);
 }
 
+/** Two bits for each number from 0 to 15: its logarithm. */
+const HIGHEST_BITS = 0xffff_aa50n;
+
 /** Without a branch: the verifier would follow each path, at each round of a loop around it. */
 function histogram(asm: Asm, signed: boolean): void {
   // r3 = 1 where r3, which is at most 2^63, is not 0: the sign of its negative.
@@ -35,17 +38,22 @@ function histogram(asm: Asm, signed: boolean): void {
   };
   asm.mov(R0, BigInt(ZERO));
   asm.mov(R2, R8);
-  for (const [power, bits] of [32n, 16n, 8n, 4n, 2n, 1n].entries()) {
+  for (const [power, bits] of [5n, 4n, 3n, 2n].map((n) => [n, 1n << n] as const)) {
     asm.mov(R3, R2);
     asm.alu('rsh', R3, bits);
     isNonZero();
-    asm.alu('lsh', R3, BigInt(5 - power));
+    asm.alu('lsh', R3, power);
     asm.alu('rsh', R2, R3);
     asm.alu('add', R0, R3);
   }
-  // What is left is the highest bit, or 0.
+  // Four bits are left: whether there are any, and where the highest is.
   asm.mov(R3, R2);
   isNonZero();
+  asm.alu('add', R0, R3);
+  asm.load64(R3, HIGHEST_BITS);
+  asm.alu('lsh', R2, 1n);
+  asm.alu('rsh', R3, R2);
+  asm.alu('and', R3, 3n);
   asm.alu('add', R0, R3);
   if (signed) {
     asm.mov(R3, R8);
