@@ -11,9 +11,9 @@ import {
   readRecords,
   relatives,
   renamed,
+  restOf,
   tidOf,
   timeOf,
-  wordsOf,
   type PerfRecord,
 } from '#uprobe/linux/perf-records.js';
 
@@ -57,10 +57,26 @@ void describe('records of perf events', () => {
       [idOf(one!), pidOf(one!), tidOf(one!), timeOf(one!), cpuOf(one!), one!.time],
       [77, 11, 12, 5_000_000_000_123n, 3, 5_000_000_000_123],
     );
-    assert.deepEqual([...wordsOf(one!, 2, 1)!], [0xffff_ffff_ffff_fff0n, 6n, 9n]);
-    assert.deepEqual([...wordsOf(two!, 0, 0)!], []);
-    assert.equal(wordsOf(two!, 0, 1), undefined);
-    assert.equal(wordsOf(three!, 2, 0), undefined, 'of a thread without registers');
+    const layout = { registers: 2, stackBytes: 0, cgroup: true };
+    const { registers, stack, cgroup } = restOf(one!, layout)!;
+    assert.deepEqual([[...registers], [...stack], cgroup], [[0xffff_ffff_ffff_fff0n, 6n], [], 9n]);
+    assert.equal(restOf(two!, { registers: 0, stackBytes: 0, cgroup: false })!.registers.length, 0);
+    assert.equal(restOf(three!, layout), undefined, 'of a thread without registers');
+    assert.equal(restOf(one!, { ...layout, registers: 4 }), undefined, 'there are fewer');
+  });
+
+  void it('are samples with a part of the stack, as far as it could be read', () => {
+    const base = [77n, 11, 12, 5n, 3, 0, 2n, 100n];
+    const layout = { registers: 1, stackBytes: 24, cgroup: true };
+    const read1 = (...body: bigint[]): unknown => {
+      const [one] = read(record(RECORD.sample, [...base, ...body]));
+      const rest = restOf(one!, layout);
+      return rest && [[...rest.registers], [...rest.stack], rest.cgroup];
+    };
+    assert.deepEqual(read1(24n, 7n, 8n, 9n, 24n, 55n), [[100n], [7n, 8n, 9n], 55n]);
+    assert.deepEqual(read1(24n, 7n, 0n, 0n, 8n, 55n), [[100n], [7n], 55n]);
+    assert.deepEqual(read1(0n, 55n), [[100n], [], 55n]);
+    assert.equal(read1(24n, 7n), undefined);
   });
 
   void it('are what happens to threads, with a time at their end', () => {

@@ -50,7 +50,7 @@ const FLAG = {
   sampleIdAll: 1n << 18n,
   useClockid: 1n << 25n,
 } as const;
-const SAMPLE = { tid: 2n, time: 4n, cpu: 0x80n, userRegs: 0x1000n, identifier: 0x1_0000n, cgroup: 0x20_0000n } as const; // prettier-ignore
+const SAMPLE = { tid: 2n, time: 4n, cpu: 0x80n, userRegs: 0x1000n, userStack: 0x2000n, identifier: 0x1_0000n, cgroup: 0x20_0000n } as const; // prettier-ignore
 /** What every record of a ring has: perf-records.ts. */
 const BASE_SAMPLE = SAMPLE.identifier | SAMPLE.tid | SAMPLE.time | SAMPLE.cpu;
 /** include/uapi/linux/time.h */
@@ -61,6 +61,8 @@ const PERF_FORMAT_LOST = 1n << 4n; // Linux 6.0
 export interface Sampling {
   /** PERF_REG_X86_* as bits. */
   readonly registers: bigint;
+  /** So much of the stack, from the stack pointer up: a multiple of eight. */
+  readonly stackBytes: number;
   /** The id of the thread's cgroup. */
   readonly cgroup: boolean;
 }
@@ -103,11 +105,15 @@ export function prepareUprobeEvent(event: UprobeEvent): PreparedEvent {
   let flags = event.counts === true ? FLAG.disabled : 0n;
   if (event.counts === true && countsLost()) view.setBigUint64(32, PERF_FORMAT_LOST, true);
   if (sampling !== undefined) {
-    const { registers, cgroup } = sampling;
+    const { registers, stackBytes, cgroup } = sampling;
     view.setBigUint64(16, 1n, true); // sample_period
-    const more = (registers === 0n ? 0n : SAMPLE.userRegs) | (cgroup ? SAMPLE.cgroup : 0n);
+    const more =
+      (registers === 0n ? 0n : SAMPLE.userRegs) |
+      (stackBytes === 0 ? 0n : SAMPLE.userStack) |
+      (cgroup ? SAMPLE.cgroup : 0n);
     view.setBigUint64(24, BASE_SAMPLE | more, true);
     view.setBigUint64(80, registers, true);
+    view.setUint32(88, stackBytes, true);
     view.setInt32(92, CLOCK_MONOTONIC, true);
     flags |= FLAG.sampleIdAll | FLAG.useClockid;
   }

@@ -46,23 +46,47 @@ export const timeOf = ({ view, at }: PerfRecord): bigint => view.getBigUint64(at
 export const cpuOf = ({ view, at }: PerfRecord): number => view.getUint32(at + AT.cpu, true);
 
 const REGS_ABI_NONE = 0n;
+const NO_WORDS = new BigUint64Array(0);
 
-/** What is behind the base: so many registers in the order of their numbers, then words. Undefined: there were no registers. */
-export function wordsOf(
-  { view, at, end }: PerfRecord,
-  registers: number,
-  words: number,
-): BigUint64Array | undefined {
-  let from = at + AT.rest;
-  if (registers > 0) {
-    if (view.getBigUint64(from, true) === REGS_ABI_NONE) return undefined;
-    from += 8;
+/** What samples have behind the base. */
+export interface SampleLayout {
+  /** How many. */
+  readonly registers: number;
+  readonly stackBytes: number;
+  readonly cgroup: boolean;
+}
+
+export interface SampleRest {
+  /** In the order of their numbers. */
+  readonly registers: BigUint64Array;
+  /** Words, from the stack pointer up, as many as could be read. */
+  readonly stack: BigUint64Array;
+  readonly cgroup: bigint;
+}
+
+/** Undefined: there were no registers. */
+export function restOf({ view, at, end }: PerfRecord, layout: SampleLayout): SampleRest | undefined {
+  let next = at + AT.rest;
+  const words = (count: number): BigUint64Array => {
+    const found = new BigUint64Array(count);
+    for (let i = 0; i < count; i++, next += 8) found[i] = view.getBigUint64(next, true);
+    return found;
+  };
+  const isThere = (count: number): boolean => next + count * 8 <= end;
+  if (layout.registers > 0 && (!isThere(1) || words(1)[0] === REGS_ABI_NONE)) return undefined;
+  if (!isThere(layout.registers)) return undefined;
+  const registers = words(layout.registers);
+  let stack: BigUint64Array = NO_WORDS;
+  if (layout.stackBytes > 0 && isThere(1)) {
+    // Its room, the room, and how much of that is filled; nothing behind a room of 0.
+    const room = Number(words(1)[0]) / 8;
+    if (!isThere(room + 1)) return undefined;
+    if (room > 0) {
+      const all = words(room);
+      stack = all.subarray(0, Number(words(1)[0]) / 8);
+    }
   }
-  const all = registers + words;
-  if (from + all * 8 > end) return undefined;
-  const found = new BigUint64Array(all);
-  for (let i = 0; i < all; i++) found[i] = view.getBigUint64(from + i * 8, true);
-  return found;
+  return { registers, stack, cgroup: layout.cgroup && isThere(1) ? words(1)[0]! : 0n };
 }
 
 /** PERF_RECORD_COMM: pid, tid, name. */

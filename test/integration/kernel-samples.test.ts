@@ -149,6 +149,24 @@ void describe('samples of the kernel', { skip: whyNoKernelEngine() }, () => {
     assert.deepEqual(sorted(scope.byName), [JSON.stringify({ key: ['calls'], value: String(wanted[1]) })]);
   });
 
+  void it('have the arguments on the stack', async () => {
+    const path = privateCopy(compileFixture('calls'));
+    const scope = { sums: stats(), groups: counter() };
+    const uprobe = await registerUprobe({
+      pathname: path,
+      symbol: 'many',
+      preHandler: compiled({ scope }, (hit, { sums, groups }) => {
+        sums.add(u64(hit.arg(5) * 10_000n + hit.arg(6) * 1000n + hit.arg(7) * 100n + hit.arg(8) * 10n + hit.arg(9))); // prettier-ignore
+        if (hit.cgroup > 0n) groups.add();
+      }),
+    });
+    const wanted = runToEnd(path, '5').count('many');
+    await uprobe.unregister();
+    assert.deepEqual([uprobe.nhits, uprobe.nerrors], [wanted, 0n]);
+    assert.deepEqual([scope.sums.min, scope.sums.max], [67_900n, 67_900n]);
+    assert.equal(scope.groups.value, wanted);
+  });
+
   void it('leave out what we hit ourselves', async () => {
     const { program, library } = linkedPair();
     const work = koffi.load(library).func('int lib_work(int)') as (n: number) => number;
@@ -255,7 +273,6 @@ void describe('samples of the kernel', { skip: whyNoKernelEngine() }, () => {
     const handlers: [Partial<UprobeSpec>, string][] = [
       [{ preHandler: compiled({ scope }, (hit, { n }) => n.add(hit.read(hit.arg(0), 'u8') ?? 0n)) }, 'memory-in-samples'], // prettier-ignore
       [{ preHandler: compiled({ scope }, (hit, { n }) => n.add(hit.readString(hit.arg(0)) === 'a' ? 1n : 0n)) }, 'memory-in-samples'], // prettier-ignore
-      [{ preHandler: compiled({ scope }, (hit, { n }) => n.add(i64(hit.arg(6)))) }, 'memory-in-samples'],
       [
         { preHandler: compiled({ scope }, (hit, { n }) => n.add(i64(hit.regs.fsBase))) },
         'register-not-saved',

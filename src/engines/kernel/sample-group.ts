@@ -9,7 +9,7 @@ import { closeLinks } from '../../linux/closer.js';
 import type { Keeper } from '../../linux/keeper.js';
 import { ERRNO, NR } from '../../linux/numbers.js';
 import * as perf from '../../linux/perf-event.js';
-import { cpuOf, pidOf, tidOf, timeOf, wordsOf, type PerfRecord } from '../../linux/perf-records.js';
+import { cpuOf, pidOf, restOf, tidOf, timeOf, type PerfRecord } from '../../linux/perf-records.js';
 import { SyscallError } from '../../linux/syscall-error.js';
 import { mappingsOf, parseMaps } from '../../process/maps.js';
 import type { Consumer, ModuleFacts, Tally } from '../engine.js';
@@ -118,7 +118,7 @@ export class SampleGroup implements SampleSink {
       cpu,
       counts: true,
       ...(this.#isSampled && {
-        sampling: { registers: maskOf(recorded), cgroup: recorded.cgroup },
+        sampling: { ...recorded, registers: maskOf(recorded) },
       }),
     });
     try {
@@ -165,14 +165,14 @@ export class SampleGroup implements SampleSink {
     const pid = pidOf(record);
     if (pid === process.pid) return;
     const { member, isReturn } = event;
-    const { registers, cgroup } = (isReturn ? this.#handlers.return : this.#handlers.entry)!;
+    const recorded = (isReturn ? this.#handlers.return : this.#handlers.entry)!;
     const counts = this.#counts[member]!;
-    const words = wordsOf(record, registers.length, cgroup ? 1 : 0);
-    if (words === undefined) {
+    const rest = restOf(record, { ...recorded, registers: recorded.registers.length });
+    if (rest === undefined) {
       counts.missed++;
       return;
     }
-    const sample = { pid, tid: tidOf(record), cpu: cpuOf(record), time: timeOf(record), words };
+    const sample = { pid, tid: tidOf(record), cpu: cpuOf(record), time: timeOf(record), ...rest };
     const { site, consumer } = this.#members[member]!;
     if (isReturn) this.#handlers.returned(sample, consumer.id, counts);
     else this.#handlers.entered(sample, consumer.id, shiftOf(site), counts);

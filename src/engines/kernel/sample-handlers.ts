@@ -1,9 +1,11 @@
 /** Handlers that are run after the fact: by the interpreter, on what the kernel has recorded of a hit. */
+import { UprobeError } from '../../base/errors.js';
 import { MOST_CALLS, wantedOfEntry } from '../../handler/bpf/calls.js';
 import { ARGUMENTS } from '../../handler/bpf/context.js';
-import { allStatements, expressionsOf } from '../../handler/bpf/facts.js';
+import { allStatements, expressionsOf, isOnStack } from '../../handler/bpf/facts.js';
 import { interpreter, type Interpreted, type ProgramHit } from '../../handler/interpret.js';
 import { someExpr, type Expr, type Program, type Register } from '../../handler/ir.js';
+import type { SampleRest } from '../../linux/perf-records.js';
 import type { Programs } from '../engine.js';
 
 /** arch/x86/include/uapi/asm/perf_regs.h: bits of sample_regs_user; what the kernel has for 64-bit programs. */
@@ -18,19 +20,20 @@ export const isSampled = (name: Register): boolean => PERF_REGISTERS[name] !== u
 export interface Recorded {
   /** In the order in which samples have them. */
   readonly registers: readonly Register[];
+  /** For arguments on the stack. */
+  readonly stackBytes: number;
   readonly cgroup: boolean;
 }
 
 export const maskOf = ({ registers }: Recorded): bigint =>
   registers.reduce((mask, name) => mask | (1n << BigInt(PERF_REGISTERS[name]!)), 0n);
 
-/** A sample, read. `words`: the registers, then the id of the cgroup where that is recorded. */
-export interface Sample {
+/** A sample, read. */
+export interface Sample extends SampleRest {
   readonly pid: number;
   readonly tid: number;
   readonly cpu: number;
   readonly time: bigint;
-  readonly words: BigUint64Array;
 }
 
 /** What a sample does not say. */
@@ -53,7 +56,20 @@ function recordedFor(program: Program | undefined, more: readonly Register[]): R
         (e.op === 'retval' && name === 'ax'),
     );
   const registers = (Object.keys(PERF_REGISTERS) as Register[]).filter(wants);
-  return { registers, cgroup: has(program, (e) => e.op === 'cgroup') };
+  return { registers, stackBytes: 8 * stackWords(program), cgroup: has(program, (e) => e.op === 'cgroup') };
+}
+
+/** SysV psABI 3.2.3: the seventh argument is above the return address. */
+const stackWord = (index: number): number => index - ARGUMENTS.length + 1;
+
+/** Up to the last argument that is on the stack. */
+function stackWords(program: Program | undefined): number {
+  let most = 0;
+  has(program, (e) => {
+    if (e.op === 'arg' && isOnStack(e)) most = Math.max(most, stackWord(e.index) + 1);
+    return false;
+  });
+  return most;
 }
 
 /** Of a call that has begun. */
@@ -168,6 +184,7 @@ class SampledHit implements ProgramHit {
   entryArgs: readonly bigint[] = [];
   cgroup = 0n;
   call: unknown;
+  #stack: BigUint64Array | undefined;
   readonly #surroundings: Surroundings;
 
   constructor(surroundings: Surroundings) {
@@ -175,16 +192,17 @@ class SampledHit implements ProgramHit {
   }
 
   of({ registers, cgroup }: Recorded, sample: Sample, uprobe: number, shift: number): this {
-    const { words, time, cpu } = sample;
+    const { time, cpu } = sample;
     // A process of another namespace has no number where we are.
     this.pid = sample.pid || -1;
     this.tid = sample.tid || -1;
     this.cpu = cpu;
     this.time = time;
     this.uprobe.id = uprobe;
-    for (let i = 0; i < registers.length; i++) this.regs[registers[i]!] = words[i]!;
+    for (let i = 0; i < registers.length; i++) this.regs[registers[i]!] = sample.registers[i]!;
     if (shift > 0 && this.regs.ip !== undefined) this.regs.ip -= BigInt(shift);
-    if (cgroup) this.cgroup = words[registers.length]!;
+    if (cgroup) this.cgroup = sample.cgroup;
+    this.#stack = sample.stack;
     this.returnValue = this.regs.ax;
     this.call = undefined;
     return this;
@@ -200,7 +218,11 @@ class SampledHit implements ProgramHit {
     return this.#surroundings.comm(this.pid, this.tid);
   }
   arg(n: number): bigint {
-    return this.regs[ARGUMENTS[n]!];
+    if (n < ARGUMENTS.length) return this.regs[ARGUMENTS[n]!];
+    const found = this.#stack?.[stackWord(n)];
+    if (found === undefined)
+      throw new UprobeError('not-readable', `argument ${n} could not be read from the stack of ${this.pid}`);
+    return found;
   }
   floatArg(): number {
     return notRecorded();

@@ -1,6 +1,6 @@
 /** What handlers cannot do that run after the fact, on samples. */
 import { makeRefusal, type Refusal } from '../../base/errors.js';
-import { allStatements, readsMemory } from '../../handler/bpf/facts.js';
+import { allStatements } from '../../handler/bpf/facts.js';
 import { REGISTERS, type Program } from '../../handler/ir.js';
 import type { ProcessSet, Programs } from '../engine.js';
 import { has, isSampled } from './sample-handlers.js';
@@ -18,7 +18,7 @@ export function refuseSampledHandlers({ pre, return: atReturn }: Programs): Refu
 }
 
 function refuseProgram(program: Program): Refusal | undefined {
-  if (has(program, readsMemory)) return MEMORY;
+  if (has(program, (e) => e.op === 'read' || e.op === 'str' || e.op === 'buf')) return MEMORY;
   if (has(program, (e) => e.op === 'farg')) return FLOATS;
   const missing = REGISTERS.find((name) => !isSampled(name) && has(program, (e) => e.op === 'reg' && e.name === name)); // prettier-ignore
   if (missing !== undefined) return notSampled(missing);
@@ -38,9 +38,9 @@ const SINGLE_PROCESSES = makeRefusal(
 
 const MEMORY = makeRefusal(
   'memory-in-samples',
-  'the handler reads memory of the program, and without BPF the kernel records only registers at a hit: the handler runs later, when the memory has other things in it',
+  'the handler reads memory of the program, and without BPF the kernel records only registers and arguments at a hit: the handler runs later, when the memory has other things in it',
   (words) =>
-    `Let it do with registers (hit.arg(0) to hit.arg(5), hit.returnValue), allow bpf(2) (uprobe doctor says what stands against it), or use ${words.engine('trap')}, with processes that are named`,
+    `Let it do with those (hit.arg(0), hit.regs, hit.returnValue), allow bpf(2) (uprobe doctor says what stands against it), or use ${words.engine('trap')}, with processes that are named`,
 );
 
 const FLOATS = makeRefusal(
