@@ -37,7 +37,7 @@ const cases: readonly Case[] = [
   { program: 'calls', handlers: 'none', oracle: true, flags: ['-O2', '-static'] },
   { program: 'instructions', handlers: 'none', oracle: true },
   { program: 'instructions', handlers: 'pre and post', oracle: true },
-  { program: 'instructions', handlers: 'pre and post', oracle: true, flags: ['-no-pie'] },
+  { program: 'instructions', args: ['1'], handlers: 'pre and post', oracle: true, flags: ['-no-pie'] },
   { program: 'crowd', args: ['3', '60'], handlers: 'none', oracle: true },
   { program: 'crowd', args: ['3', '60'], handlers: 'pre and post', oracle: true },
   { program: 'syscalls', handlers: 'none', oracle: false },
