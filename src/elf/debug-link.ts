@@ -4,7 +4,7 @@
  */
 import { posix } from 'node:path';
 import type { DebugLink, ElfImage } from './image.js';
-import { lazy } from './source.js';
+import { lazy } from '../base/lazy.js';
 
 /** A path to try, and what proves that the file there belongs to the program. */
 export interface DebugCandidate {

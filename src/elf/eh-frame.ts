@@ -6,7 +6,8 @@
 import { asAddress, type VirtualAddress } from '../base/address.js';
 import type { ElfImage } from './image.js';
 import { Cursor, DW_EH_PE_ABSPTR, DW_EH_PE_OMIT } from './pointers.js';
-import { ElfError, lazy } from './source.js';
+import { lazy } from '../base/lazy.js';
+import { ElfError } from './source.js';
 
 /** A range of code; `end` is the first address after it. */
 export interface Extent {

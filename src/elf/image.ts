@@ -7,7 +7,8 @@ import { readDynamic, DF_1_PIE, type Dynamic } from './dynamic.js';
 import { checked, parseHeader, PHDR_SIZE, type ElfHeader } from './header.js';
 import { buildIdIn } from './notes.js';
 import { readSections, SHT_NOBITS, SHT_NOTE, type ElfSection, type SectionTable } from './sections.js';
-import { ElfBytes, ElfError, lazy, u64, type ByteSource } from './source.js';
+import { lazy } from '../base/lazy.js';
+import { ElfBytes, ElfError, u64, type ByteSource } from './source.js';
 
 export type { ElfSection } from './sections.js';
 

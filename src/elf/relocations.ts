@@ -7,7 +7,8 @@ import { asAddress, type VirtualAddress } from '../base/address.js';
 import { DT_JMPREL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_STRSZ, DT_STRTAB, DT_SYMTAB } from './dynamic.js';
 import type { ElfImage } from './image.js';
 import { SHF_ALLOC, SHT_RELA } from './sections.js';
-import { lazy, u64 } from './source.js';
+import { lazy } from '../base/lazy.js';
+import { u64 } from './source.js';
 import { SYMBOL_SIZE, SymbolSection } from './symbol-section.js';
 import { readVersions } from './versions.js';
 

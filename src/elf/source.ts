@@ -106,9 +106,3 @@ export class ElfBytes {
 /** A 64-bit little-endian word as a double: exact up to 2^53, and above it still above 2^53. */
 export const u64 = (bytes: Buffer, at: number): number =>
   bytes.readUInt32LE(at + 4) * 2 ** 32 + bytes.readUInt32LE(at);
-
-/** Compute once, at the first call. */
-export function lazy<T>(compute: () => T): () => T {
-  let value: { readonly is: T } | undefined;
-  return () => (value ??= { is: compute() }).is;
-}

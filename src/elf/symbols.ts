@@ -5,7 +5,7 @@
 import { nearest } from '../base/nearest.js';
 import { FunctionList, type ElfFunction } from './function-list.js';
 import type { ElfImage } from './image.js';
-import { lazy } from './source.js';
+import { lazy } from '../base/lazy.js';
 import {
   parseSymbolName,
   readDynamicSymbols,

@@ -7,7 +7,7 @@ import { x64 } from '../arch/x64/x64.js';
 import { EhFrame, type Extent } from '../elf/eh-frame.js';
 import { ElfImage } from '../elf/image.js';
 import { criticalSections, type CriticalSection } from '../elf/rseq.js';
-import { lazy } from '../elf/source.js';
+import { lazy } from '../base/lazy.js';
 import { SymbolTable, type ElfFunction, type ElfSymbol } from '../elf/symbols.js';
 import type { OpenedFile } from '../process/opened-file.js';
 import { findDebugFile, type DebugFile } from './debug-file.js';

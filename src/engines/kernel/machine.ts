@@ -1,5 +1,6 @@
 /** What this kernel lets this user do, found by trying, once. */
 import { readFileSync, statSync } from 'node:fs';
+import { lazy } from '../../base/lazy.js';
 import { makeRefusal, messageOf, UprobeError, type Refusal } from '../../base/errors.js';
 import type { BpfTarget } from '../../handler/bpf/code.js';
 import { createMap, linkDirectly, loadProgram } from '../../linux/bpf.js';
@@ -15,11 +16,6 @@ const NOTHING = Uint8Array.of(0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0,
 
 /** include/linux/proc_ns.h: PROC_PID_INIT_INO. */
 const INITIAL_PID_NAMESPACE = 0xefff_fffcn;
-
-const once = <T>(make: () => T): (() => T) => {
-  let made: { readonly value: T } | undefined;
-  return () => (made ??= { value: make() }).value;
-};
 
 /**
  * By what means hits get to programs, the best first: links to many places at once (Linux 6.6), links to perf events (5.15), or perf
@@ -42,7 +38,7 @@ export function meansToTry(name = process.env[VARIABLE] ?? ''): readonly Means[]
 const TRIES: Partial<Record<Means, () => void>> = { multi: tryMulti, samples: trySamples };
 
 /** What there is against each that was tried, until one does it. */
-export const tried = once((): ReadonlyMap<Means, Refusal | undefined> => {
+export const tried = lazy((): ReadonlyMap<Means, Refusal | undefined> => {
   const found = new Map<Means, Refusal | undefined>();
   for (const one of meansToTry()) {
     const attempt = TRIES[one];
@@ -157,7 +153,7 @@ export function refusalOf(e: unknown): Refusal {
 }
 
 /** Whether a program with sleeping helpers may be attached. */
-const maySleep = once((): boolean => {
+const maySleep = lazy((): boolean => {
   try {
     closeFd(loadProgram({ instructions: NOTHING, kind: 'entry', sleeps: true }, 'uprobe_try'));
     return true;
@@ -166,17 +162,17 @@ const maySleep = once((): boolean => {
   }
 });
 
-const sessionFunctions = once((): BpfTarget['session'] => {
+const sessionFunctions = lazy((): BpfTarget['session'] => {
   const ids = kernelFunctions(['bpf_session_cookie', 'bpf_session_is_return']);
   return ids && { cookie: ids[0]!, isReturn: ids[1]! };
 });
 
-const possibleCpus = once((): number => {
+const possibleCpus = lazy((): number => {
   const list = readFileSync('/sys/devices/system/cpu/possible', 'latin1');
   return Number(/(\d+)\s*$/.exec(list)?.[1] ?? 0) + 1;
 });
 
-const pidNamespace = once((): BpfTarget['pidNamespace'] => {
+const pidNamespace = lazy((): BpfTarget['pidNamespace'] => {
   const { dev, ino } = statSync('/proc/self/ns/pid', { bigint: true });
   return ino === INITIAL_PID_NAMESPACE ? undefined : { dev, ino };
 });

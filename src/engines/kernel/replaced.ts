@@ -6,6 +6,7 @@
  * and the older one, where it finds that, takes it away and does nothing else. A thread is at one hit at a time. Each generation of
  * programs begins with the code below; outside of a change it costs one look at a word.
  */
+import { Assembler, R0, R1, R2, R3, R4, R6, R10, type MapReference } from '../../arch/bpf/assembler.js';
 import { INSTRUCTION_BYTES, type MapShape } from '../../linux/bpf.js';
 
 /** What a generation does with marks. */
@@ -22,47 +23,41 @@ export const MARKS: MapShape = {
   sparse: true,
 };
 
-const HELPER = { mapUpdate: 2, mapDelete: 3, currentPidTgid: 14 } as const;
-const [R0, R1, R2, R3, R4, R6, R10] = [0, 1, 2, 3, 4, 6, 10];
-/** Of jumps: to what comes behind the prologue, and to where a mark is left. */
-const AT = { role: 1, marks: 9, main: 19, mark: 15 } as const;
+const MAP = { roles: 0, marks: 1 } as const;
+/** On the stack: the thread, and below it what generation the program is of. */
+const THREAD = -8;
+const GENERATION = -16;
 
-/** struct bpf_insn */
-const insn = (opcode: number, to: number, from: number, offset = 0, immediate = 0): number[] => [
-  opcode,
-  (from << 4) | to,
-  ...new Uint8Array(Int16Array.of(offset).buffer),
-  ...new Uint8Array(Int32Array.of(immediate).buffer),
-];
-const NOTHING = insn(0, 0, 0);
-const jump = (from: number, to: number): number => to - from - 1;
-
-// prettier-ignore
-const PROLOGUE = Uint8Array.from([
-  insn(0xbf, R6, R1),                                    //  0: r6 = r1
-  insn(0x18, R1, 0), NOTHING,                            //  1: r1 = &role
-  insn(0x79, R1, R1),                                    //  3: r1 = *r1
-  insn(0x15, R1, 0, jump(4, AT.main), ROLE.none),        //  4: if r1 == none goto main
-  insn(0x7b, R10, R1, -16),                              //  5: [r10 - 16] = r1
-  insn(0x85, 0, 0, 0, HELPER.currentPidTgid),            //  6: r0 = thread
-  insn(0x7b, R10, R0, -8),                               //  7: [r10 - 8] = r0
-  insn(0x79, R3, R10, -16),                              //  8: r3 = role
-  insn(0x18, R1, 0), NOTHING,                            //  9: r1 = marks
-  insn(0xbf, R2, R10),                                   // 11: r2 = r10 - 8
-  insn(0x07, R2, 0, 0, -8),
-  insn(0x15, R3, 0, jump(13, AT.mark), ROLE.newer),      // 13: if r3 == newer goto mark
-  insn(0x05, 0, 0, jump(14, 20)),                        // 14: goto older
-  insn(0xbf, R3, R10),                                   // 15: mark: r3 = r10 - 16
-  insn(0x07, R3, 0, 0, -16),
-  insn(0xb7, R4, 0),                                     // 17: r4 = 0
-  insn(0x85, 0, 0, 0, HELPER.mapUpdate),                 // 18: marks[thread] = role
-  insn(0x05, 0, 0, jump(19, 24)),                        // 19: main: goto end
-  insn(0x85, 0, 0, 0, HELPER.mapDelete),                 // 20: older: r0 = delete marks[thread]
-  insn(0x55, R0, 0, jump(21, AT.main)),                  // 21: if r0 != 0 goto main
-  insn(0xb7, R0, 0),                                     // 22: return 0
-  insn(0x95, 0, 0),
-  insn(0xbf, R1, R6),                                    // 24: end: r1 = r6
-].flat());
+function prologue(): { readonly code: Uint8Array; readonly references: readonly MapReference[] } {
+  const asm = new Assembler<never>();
+  const mark = asm.label();
+  const end = asm.label();
+  asm.mov(R6, R1);
+  asm.loadMapValue(R1, MAP.roles, 0);
+  asm.load(8, R1, R1, 0);
+  asm.jumpIf('eq', R1, BigInt(ROLE.none), end);
+  asm.store(8, R10, GENERATION, R1);
+  asm.call('get_current_pid_tgid');
+  asm.store(8, R10, THREAD, R0);
+  asm.load(8, R3, R10, GENERATION);
+  asm.loadMap(R1, MAP.marks);
+  asm.mov(R2, R10);
+  asm.alu('add', R2, BigInt(THREAD));
+  asm.jumpIf('eq', R3, BigInt(ROLE.newer), mark);
+  asm.call('map_delete_elem');
+  asm.jumpIf('ne', R0, 0n, end); // there was none
+  asm.mov(R0, 0n);
+  asm.exit();
+  asm.place(mark);
+  asm.mov(R3, R10);
+  asm.alu('add', R3, BigInt(GENERATION));
+  asm.mov(R4, 0n);
+  asm.call('map_update_elem');
+  asm.place(end);
+  asm.mov(R1, R6);
+  return { code: asm.finish(), references: asm.references };
+}
+const { code: PROLOGUE, references: REFERENCES } = prologue();
 
 export const PROLOGUE_INSTRUCTIONS = PROLOGUE.length / INSTRUCTION_BYTES;
 
@@ -74,7 +69,7 @@ export const withPrologue = (instructions: Uint8Array): Uint8Array => {
 };
 
 /** Where it wants its maps; `generation` is 0 or 1. */
-export const prologuePatches = (roles: number, marks: number, generation: number) => [
-  { at: AT.role, fd: roles, offset: generation * 8 },
-  { at: AT.marks, fd: marks, offset: undefined },
-];
+export const prologuePatches = (roles: number, marks: number, generation: number) =>
+  REFERENCES.map(({ at, map, offset }) =>
+    map === MAP.roles ? { at, fd: roles, offset: generation * 8 } : { at, fd: marks, offset },
+  );
