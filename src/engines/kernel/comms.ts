@@ -21,8 +21,8 @@ export class Comms {
       case RECORD.fork: {
         // A new thread has the name of the one that made it. Whoever that is may be asked when the new one is.
         const { tid, parentPid, parentTid } = relatives(record);
-        const comm = this.#known.get(parentTid) ?? readComm(parentPid, parentTid);
-        if (comm === undefined || tid <= 0) this.#known.delete(tid);
+        const comm = parentTid > 0 ? this.of(parentPid, parentTid) : '';
+        if (comm === '' || tid <= 0) this.#known.delete(tid);
         else this.#known.set(tid, comm);
         return;
       }

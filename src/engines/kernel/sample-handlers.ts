@@ -131,7 +131,7 @@ export class SampleHandlers {
     this.#calls.delete(key);
     this.#calls.set(key, {
       time: sample.time,
-      args: ARGUMENTS.map((name) => hit.regs[name]),
+      args: this.#wanted.args.length > 0 ? ARGUMENTS.map((name) => hit.regs[name]) : NO_ARGUMENTS,
       left: hit.call,
     });
     if (this.#calls.size > MOST_CALLS) this.#calls.delete(this.#calls.keys().next().value!);
@@ -167,6 +167,7 @@ export class SampleHandlers {
   }
 }
 
+const NO_ARGUMENTS: readonly bigint[] = [];
 /** Functions that go on into each other have the same stack pointer. */
 const keyOf = (uprobe: number, tid: number, sp: bigint): string => `${uprobe} ${tid} ${sp}`;
 
