@@ -106,6 +106,7 @@ void describe('what the machine lacks', () => {
   });
   void it('is a newer kernel: no-uprobe-multi', () => {
     assert.equal(refusalOf(new SyscallError('bpf(BPF_LINK_CREATE)', 22)).code, 'no-uprobe-multi');
+    assert.equal(refusalOf(new SyscallError('bpf(BPF_LINK_CREATE)', 22), 'perf').code, 'no-event-links');
   });
   void it('is privilege for perf events, or a kernel that has them: needs-cap-sys-admin, no-uprobe-events', () => {
     const refused = (errno: number) => refusalOfSamples(new SyscallError('perf_event_open(uprobe)', errno));

@@ -9,7 +9,7 @@ import { kernelHandling } from '#uprobe/arch/x64/kernel-uprobes.js';
 import { x64 } from '#uprobe/arch/x64/x64.js';
 import { refuseInstruction } from '#uprobe/engines/kernel/instructions.js';
 import { unavailable } from '#uprobe/engines/kernel/machine.js';
-import { linkDirectly, loadProgram } from '#uprobe/linux/bpf.js';
+import { LINK_CALL, linkDirectly, loadProgram, prepareLink } from '#uprobe/linux/bpf.js';
 import { closeFd } from '#uprobe/linux/fds.js';
 import { SyscallError } from '#uprobe/linux/syscall-error.js';
 import { compileFixture, temporaryDirectory } from './helpers/compile.js';
@@ -89,14 +89,17 @@ void describe('the kernel of this machine', { skip: unavailable()?.reason ?? fal
     const nothing = Uint8Array.of(0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0);
     const program = loadProgram({ instructions: nothing, kind: 'entry', sleeps: false }, 'uprobe_test');
     const attach = (numbers: readonly number[]): number =>
-      linkDirectly({
-        program,
-        kind: 'entry',
-        path: file,
-        offsets: numbers.map((n) => n * SLOT),
-        cookies: numbers.map(() => 0n),
-        pid: mapper.pid!,
-      });
+      linkDirectly(
+        prepareLink({
+          program,
+          kind: 'entry',
+          path: file,
+          offsets: numbers.map((n) => n * SLOT),
+          cookies: numbers.map(() => 0n),
+          pid: mapper.pid!,
+        }),
+        LINK_CALL,
+      );
     const wrong: string[] = [];
     const say = (n: number, what: string): void =>
       void wrong.push(

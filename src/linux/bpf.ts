@@ -22,8 +22,10 @@ const BPF_F_NO_PREALLOC = 1;
 const BPF_F_MMAPABLE = 1 << 10;
 const PROG_TYPE_KPROBE = 2;
 const BPF_F_SLEEPABLE = 1 << 4;
-const ATTACH_TYPE = { entry: 48, return: 48, session: 57 } as const; // BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION
+/** BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION; programs on perf events have none. */
+const ATTACH_TYPE = { entry: 48, return: 48, session: 57, event: 0 } as const;
 export type AttachKind = keyof typeof ATTACH_TYPE;
+const BPF_PERF_EVENT = 41;
 const BPF_F_UPROBE_MULTI_RETURN = 1;
 
 /** struct bpf_insn, and the two forms of a 64-bit load that want a map's descriptor. */
@@ -296,10 +298,10 @@ function verifierLog(attr: Attr): string {
 
 // Links
 
-/** What a link attaches a program to. */
+/** What a link attaches a program to: many places at once. */
 export interface LinkRequest {
   readonly program: number;
-  readonly kind: AttachKind;
+  readonly kind: Exclude<AttachKind, 'event'>;
   /** A path of the file as whoever makes the call sees it. */
   readonly path: string;
   readonly offsets: readonly number[];
@@ -343,11 +345,20 @@ export function prepareLink(request: LinkRequest): PreparedLink {
   };
 }
 
-/** Attach without a keeper: to a file that nobody maps. */
-export function linkDirectly(request: LinkRequest): number {
-  const { args, free } = prepareLink(request);
+/** A link to a perf event, which keeps that (kernel/bpf/syscall.c, bpf_perf_link_attach: Linux 5.15). */
+export function prepareEventLink(program: number, event: number, cookie: bigint): PreparedLink {
+  const { address, bytes, length } = mapRegion(PAGE);
+  bytes.set(new Attr().u32(0, program).u32(4, event).u32(8, BPF_PERF_EVENT).u64(16, cookie).bytes);
+  return {
+    args: [CMD.linkCreate, address, ATTR_BYTES],
+    free: () => void syscall(NR.munmap, address, length),
+  };
+}
+
+/** Attach without a keeper: to what no process meets. */
+export function linkDirectly({ args, free }: PreparedLink, call: string): number {
   try {
-    return check(syscall(NR.bpf, ...args), LINK_CALL);
+    return check(syscall(NR.bpf, ...args), call);
   } finally {
     free();
   }
@@ -355,6 +366,7 @@ export function linkDirectly(request: LinkRequest): number {
 
 /** A link's call as messages have it. */
 export const LINK_CALL = 'bpf(BPF_LINK_CREATE, uprobe_multi)';
+export const EVENT_LINK_CALL = 'bpf(BPF_LINK_CREATE, perf_event)';
 
 export const linkHint = (errno: number, path: string): string | undefined => {
   if (errno === ERRNO.EPERM || errno === ERRNO.EACCES) return NEEDS_CAPABILITIES;

@@ -2,7 +2,8 @@
  * Closing a link of the kernel's uprobes, in a process of its own: it may take long. The kernel takes the breakpoints out at once, and then
  * waits until nobody uses them any more; a thread that is in a call whose return it watches, and meets other such calls again and again,
  * makes it wait until that ends (kernel/events/uprobes.c: prepare_uretprobe puts off ri_timer, which would end it). So that no link waits
- * for another, each has a child with our memory and descriptors, as the keeper is (keeper.ts), and for the same reason.
+ * for another, each has a child with our memory and descriptors, as the keeper is (keeper.ts), and for the same reason, as long as they
+ * are not too many.
  */
 import { startChild, word } from './keeper-child.js';
 import { syscall } from './ffi.js';
@@ -10,16 +11,22 @@ import { futexWait } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
 import { FUTEX, NR, WAIT } from './numbers.js';
 
-const AT = { fd: 0, done: 4 } as const;
-const PAGE = 4096;
+const AT = { count: 0, done: 4, fds: 8 } as const;
 const PAUSE_MS = 1;
 
 /** What the child runs; rbx: the mailbox. */
 // prettier-ignore
 const CODE = [
-  0x8b, 0x3b,                               // mov  edi, [rbx + fd]
+  0x31, 0xed,                               // xor  ebp, ebp
+  // each:
+  0x3b, 0x2b,                               // cmp  ebp, [rbx + count]
+  0x73, 0x0f,                               // jae  all
+  0x8b, 0x7c, 0xab, AT.fds,                 // mov  edi, [rbx + 4 * rbp + fds]
   0xb8, ...word(NR.close),                  // mov  eax, close
   0x0f, 0x05,                               // syscall
+  0xff, 0xc5,                               // inc  ebp
+  0xeb, 0xed,                               // jmp  each
+  // all:
   0xc7, 0x43, AT.done, ...word(1),          // mov  dword [rbx + done], 1
   0x48, 0x8d, 0x7b, AT.done,                // lea  rdi, [rbx + done]
   0xbe, ...word(FUTEX.wake),                // mov  esi, FUTEX_WAKE
@@ -31,20 +38,23 @@ const CODE = [
   0x0f, 0x05,                               // syscall
 ];
 
-/** A link that is being closed. */
+/** Links that are being closed, one after the other. */
 export class Closer {
-  readonly #mailbox: Region = mapRegion(PAGE);
-  readonly #words = new Int32Array(this.#mailbox.bytes.buffer, 0, 2);
+  readonly #mailbox: Region;
+  readonly #words: Int32Array;
   /** Undefined: it has ended, and its memory is gone. */
   #pid: number | undefined;
 
-  constructor(fd: number) {
-    this.#words[AT.fd / 4] = fd;
+  constructor(fds: readonly number[]) {
+    this.#mailbox = mapRegion(AT.fds + 4 * fds.length);
+    this.#words = new Int32Array(this.#mailbox.bytes.buffer, 0, this.#mailbox.length / 4);
+    this.#words[AT.count / 4] = fds.length;
+    this.#words.set(fds, AT.fds / 4);
     const pid = startChild(CODE, this.#mailbox.address);
     if (pid > 0) this.#pid = pid;
     else {
       // No process can be made: whoever asks for it waits, and must not be killed meanwhile.
-      syscall(NR.close, fd);
+      for (const fd of fds) syscall(NR.close, fd);
       this.#free();
     }
   }
@@ -73,9 +83,24 @@ export class Closer {
 /** How long it is waited for: breakpoints are out long before. */
 const PATIENCE_MS = 2000;
 
+/** So many children at most: beyond that a link waits for others. */
+export const MOST_CHILDREN = 64;
+/**
+ * Of perf events: the kernel takes their uprobes out one after the other (kernel/trace/trace_event_perf.c, perf_uprobe_destroy), and who
+ * opens one waits for all that are being closed.
+ */
+export const EVENTS_AT_ONCE = 2;
+
+function closersOf(fds: readonly number[], children: number): Closer[] {
+  const shares = Array.from({ length: Math.min(children, fds.length) }, (_, first) =>
+    fds.filter((_fd, i) => i % children === first),
+  );
+  return shares.map((share) => new Closer(share));
+}
+
 /** Close links, side by side: in the order given, they begin. Resolves when all are closed, or in a while. */
-export async function closeLinks(fds: readonly number[]): Promise<void> {
-  const closers = fds.map((fd) => new Closer(fd));
+export async function closeLinks(fds: readonly number[], children = MOST_CHILDREN): Promise<void> {
+  const closers = closersOf(fds, children);
   closers[0]?.wait(PAUSE_MS);
   const end = performance.now() + PATIENCE_MS;
   while (!closers.every((c) => c.isDone) && performance.now() < end)
@@ -84,8 +109,8 @@ export async function closeLinks(fds: readonly number[]): Promise<void> {
 }
 
 /** The same without the event loop. */
-export function closeLinksNow(fds: readonly number[], milliseconds: number): void {
-  const closers = fds.map((fd) => new Closer(fd));
+export function closeLinksNow(fds: readonly number[], milliseconds: number, children = MOST_CHILDREN): void {
+  const closers = closersOf(fds, children);
   const end = performance.now() + milliseconds;
   for (const closer of closers) closer.wait(Math.max(0, end - performance.now()));
 }

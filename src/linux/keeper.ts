@@ -6,10 +6,11 @@
  *
  * So a child with our memory and our descriptors (clone(2): CLONE_VM, CLONE_FILES), which runs nothing but a page of machine code,
  * makes links for us (closer.ts closes them). Every descriptor belongs to both at every instant. When we have ended it closes them all,
- * without a signal, each in a child of its own, and ends. It is in a session of its own, blocks all signals, and is left alone by
+ * without a signal, in children of its own, and ends. It is in a session of its own, blocks all signals, and is left alone by
  * debuggers of ours (CLONE_UNTRACED).
  */
 import { UprobeError } from '../base/errors.js';
+import { MOST_CHILDREN } from './closer.js';
 import { closeFd } from './fds.js';
 import { syscall, syscallWithMemory } from './ffi.js';
 import { futexWait } from './futex.js';
@@ -19,7 +20,17 @@ import { FUTEX, NR, WAIT } from './numbers.js';
 import { check } from './syscall-error.js';
 
 /** Bytes of the mailbox. The first word says whose turn it is. */
-const AT = { state: 0, result: 8, nr: 16, args: 24, count: 72, polled: 80, name: 96, highest: 112 } as const;
+const AT = {
+  state: 0,
+  result: 8,
+  nr: 16,
+  args: 24,
+  count: 72,
+  polled: 80,
+  name: 96,
+  highest: 112,
+  children: 116,
+} as const;
 const STATE = { idle: 0, asked: 1, taken: 2, done: 3 } as const;
 const POLLIN = 1;
 const EFD_CLOEXEC = 0o2000000;
@@ -81,9 +92,12 @@ const CODE = [
   0x31, 0xd2,                               // xor  edx, edx
   0x0f, 0x05,                               // syscall
   0x41, 0xbc, ...word(3),                   // mov  r12d, 3
-  // each:
+  // each: a child, for every so many-th
   0x44, 0x3b, 0x63, AT.highest,             // cmp  r12d, [rbx + highest]
-  0x77, 0x32,                               // ja   end
+  0x77, 0x46,                               // ja   end
+  0x41, 0x8d, 0x44, 0x24, 0xfd,             // lea  eax, [r12 - 3]
+  0x3b, 0x43, AT.children,                  // cmp  eax, [rbx + children]
+  0x73, 0x3c,                               // jae  end
   0xb8, ...word(NR.clone),                  // mov  eax, clone
   0xbf, ...word(CHILD_FLAGS),               // mov  edi, flags
   0x31, 0xf6, 0x31, 0xd2,                   // esi = edx = 0
@@ -91,15 +105,20 @@ const CODE = [
   0x0f, 0x05,                               // syscall
   0x49, 0x89, 0xc5,                         // mov  r13, rax
   0x48, 0x85, 0xc0,                         // test rax, rax
-  0x7f, 0x0f,                               // jg   following (a child closes it; else it is done here)
-  0x44, 0x89, 0xe7,                         // mov  edi, r12d
+  0x7f, 0x19,                               // jg   following (a child closes them; else it is done here)
+  0x44, 0x89, 0xe5,                         // mov  ebp, r12d
+  // one:
+  0x89, 0xef,                               // mov  edi, ebp
   0xb8, ...word(NR.close),                  // mov  eax, close
   0x0f, 0x05,                               // syscall
+  0x03, 0x6b, AT.children,                  // add  ebp, [rbx + children]
+  0x3b, 0x6b, AT.highest,                   // cmp  ebp, [rbx + highest]
+  0x76, 0xef,                               // jbe  one
   0x4d, 0x85, 0xed,                         // test r13, r13
   0x74, 0x05,                               // jz   end (of the child)
   // following:
   0x41, 0xff, 0xc4,                         // inc  r12d
-  0xeb, 0xc8,                               // jmp  each
+  0xeb, 0xb4,                               // jmp  each
   // end:
   0x31, 0xff,                               // xor  edi, edi
   0xb8, ...word(NR.exitGroup),              // mov  eax, exit_group
@@ -122,7 +141,8 @@ export class Keeper {
   /** The calls under way and asked for, one after the other. */
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor() {
+  /** `children`: at our end it has so many close what is open, side by side. */
+  constructor(children = MOST_CHILDREN) {
     this.#ourEnd = check(syscall(NR.pidfdOpen, process.pid, 0), 'pidfd_open');
     this.#bell = syscall(NR.eventfd2, 0, EFD_CLOEXEC);
     if (this.#bell < 0) closeFd(this.#ourEnd);
@@ -133,6 +153,7 @@ export class Keeper {
       polled.setInt16(i * 8 + 4, POLLIN, true);
     });
     this.#mailbox.bytes.set(Buffer.from(NAME), AT.name);
+    new DataView(this.#mailbox.bytes.buffer).setInt32(AT.children, children, true);
     try {
       this.#start();
     } catch (e) {

@@ -51,6 +51,7 @@ export const ERRNO = {
   ESRCH: 3,
   EINTR: 4,
   ENOEXEC: 8,
+  EBADF: 9,
   ECHILD: 10,
   EAGAIN: 11,
   ENOMEM: 12,

@@ -124,6 +124,9 @@ export function prepareUprobeEvent(event: UprobeEvent): PreparedEvent {
   };
 }
 
+/** As messages have it. */
+export const EVENT_CALL = 'perf_event_open(uprobe)';
+
 /** Without a keeper: of a file that nobody maps. A descriptor, or minus the errno. */
 export function openUprobeEvent(event: UprobeEvent): number {
   const { args, free } = prepareUprobeEvent(event);

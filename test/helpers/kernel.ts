@@ -4,6 +4,10 @@ import { readdirSync, readlinkSync } from 'node:fs';
 import { openModule } from 'uprobe';
 import { compileFixture } from './compile.js';
 
+/** Uprobes are links to perf events, which the kernel takes tens of milliseconds each to take out: tests then do `fewer` things. */
+export const onEvents = process.env['UPROBE_KERNEL'] === 'perf';
+export const fewer = (many: number, few: number): number => (onEvents ? few : many);
+
 /** For `skip`. */
 export function whyNoKernelEngine(): string | false {
   using view = openModule(compileFixture('calls'));

@@ -5,13 +5,13 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { compileFixture, privateCopy, repositoryRoot } from '../helpers/compile.js';
-import { linksOf, whyNoKernelEngine } from '../helpers/kernel.js';
+import { fewer, linksOf, onEvents, whyNoKernelEngine } from '../helpers/kernel.js';
 import { changedTexts } from '../helpers/outlive.js';
 import { Random } from '../helpers/random.js';
 import { until } from '../helpers/running.js';
 
 const HOLDER = join(repositoryRoot, 'build', 'test', 'helpers', 'kernel-holder.js');
-const ROUNDS = Number(process.env['UPROBE_OUTLIVE_ROUNDS'] ?? 3);
+const ROUNDS = Number(process.env['UPROBE_OUTLIVE_ROUNDS'] ?? fewer(3, 1));
 const random = new Random(Number(process.env['UPROBE_OUTLIVE_SEED'] ?? 1));
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -35,7 +35,8 @@ const leaks = (): number =>
 
 void describe('a program that holds uprobes of the kernel', { skip: whyNoKernelEngine() }, () => {
   const hammer = privateCopy(compileFixture('hammer'));
-  const large = privateCopy(process.execPath);
+  // Of tens of thousands of events each would take its time to go.
+  const large = onEvents ? hammer : privateCopy(process.execPath);
   const targets: ChildProcess[] = [];
   before(async () => {
     targets.push(spawn(hammer, [], { stdio: ['pipe', 'pipe', 'inherit'] }));
@@ -64,9 +65,12 @@ void describe('a program that holds uprobes of the kernel', { skip: whyNoKernelE
     process.kill(end === 'group' ? -child.pid! : child.pid!, 'SIGKILL');
     await once(child, 'close');
     await until('its keeper has ended', () => !keepers().some((pid) => held.includes(pid)));
-    assert.deepEqual(changedTexts(targets[way === 'many' ? 1 : 0]!.pid!), []);
+    const target = targets[way === 'many' ? 1 : 0]!.pid!;
+    // What it was closing itself when it was killed goes on being closed, and has its breakpoint until its turn comes.
+    if (onEvents) await until('all breakpoints are out', () => changedTexts(target).length === 0);
+    assert.deepEqual(changedTexts(target), []);
     assert.equal(leaks(), leaked);
-    for (const target of targets) assert.equal(target.exitCode, null);
+    for (const one of targets) assert.equal(one.exitCode, null);
   };
 
   void it(
@@ -79,14 +83,16 @@ void describe('a program that holds uprobes of the kernel', { skip: whyNoKernelE
   );
 
   void it(
-    'leaves nothing behind when it is killed within a link of tens of thousands of places',
+    `leaves nothing behind when it is killed while it makes ${onEvents ? 'events of many' : 'a link of tens of thousands of'} places`,
     { timeout: 120_000 },
     async () => {
-      for (let i = 0; i < Math.ceil(ROUNDS / 3); i++) await round('many', 'group', random.below(2500));
+      for (let i = 0; i < Math.ceil(ROUNDS / 3); i++)
+        await round('many', 'group', random.below(fewer(2500, 100)));
     },
   );
 
-  void it('has another keeper when that one is killed', { timeout: 60_000 }, async () => {
+  const same = onEvents && 'it is the same keeper';
+  void it('has another keeper when that one is killed', { timeout: 60_000, skip: same }, async () => {
     const others = new Set(keepers());
     const child = spawn(process.execPath, [HOLDER, hammer, 'hold'], { stdio: ['ignore', 'pipe', 'inherit'] });
     await once(child.stdout, 'data');

@@ -254,7 +254,7 @@ void describe('samples of the kernel', { skip: whyNoKernelEngine() }, () => {
     await new Promise((resolve) => setTimeout(resolve, 300));
     const live = group.tally(0);
     const said = await target.finish();
-    const [tally] = await group.remove(keeper, [0]);
+    const [tally] = await group.remove([0]);
     keeper.close();
     await drain.close();
     closeSync(fd);

@@ -2,18 +2,18 @@
 import { messageOf } from '../../base/errors.js';
 import type { Finding } from '../../linux/examine.js';
 import { Keeper } from '../../linux/keeper.js';
-import { bpfTarget, means, unavailable } from './machine.js';
+import { bpfTarget, means, tried, type Means } from './machine.js';
 
 /** By trying. */
 export function examineKernel(): readonly Finding[] {
   const what = 'probing every process, by programs in the kernel';
-  const refusal = unavailable();
-  if (refusal !== undefined) {
-    const { reason: detail, remedy } = refusal;
+  const by = means();
+  if (typeof by !== 'string') {
+    const { reason: detail, remedy } = by;
     return [{ what, ok: false, detail, ...(remedy !== undefined && { remedy }) }];
   }
-  if (means() === 'samples') return [SAMPLES, keeper()];
-  return [{ what, ok: true, detail: `a program was loaded; ${abilities()}` }, keeper()];
+  const how: Finding = by === 'samples' ? SAMPLES : { what, ok: true, detail: `${BY[by]}; ${abilities()}` };
+  return [{ ...how, detail: [how.detail, ...insteadOf()].join('; ') }, keeper()];
 }
 
 const SAMPLES: Finding = {
@@ -22,6 +22,17 @@ const SAMPLES: Finding = {
   detail:
     'an event can be opened; without programs handlers run here, after the hit: with registers, not with memory, and for all processes only',
 };
+
+const BY: Readonly<Record<Exclude<Means, 'samples'>, string>> = {
+  multi: 'a program was loaded, for many places at once (multi)',
+  perf: 'a program was loaded, for perf events, one for each place (perf)',
+};
+
+/** The better means that are not there, and why. */
+const insteadOf = (): string[] =>
+  [...tried()].flatMap(([name, refusal]) =>
+    refusal === undefined ? [] : [`not ${name}: ${refusal.reason}`],
+  );
 
 /** Nothing is amiss where they are not there: handlers then do it another way. */
 function abilities(): string {

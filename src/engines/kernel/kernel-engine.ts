@@ -3,7 +3,7 @@
  * kernel knows files by their inodes, so there is nothing to do when processes come and go.
  */
 import { Drain } from '../../events/drain.js';
-import { closeLinksNow } from '../../linux/closer.js';
+import { closeLinksNow, EVENTS_AT_ONCE, MOST_CHILDREN } from '../../linux/closer.js';
 import { Keeper } from '../../linux/keeper.js';
 import { addTo } from '../../base/multimap.js';
 import {
@@ -32,6 +32,8 @@ export const createKernelEngine = (sink: EngineSink): Engine => new Kernel(sink)
 
 /** Uprobes that were armed together, by whichever means. */
 type AnyGroup = Group | SampleGroup;
+
+const closedAtOnce = (): number => (means() === 'multi' ? MOST_CHILDREN : EVENTS_AT_ONCE);
 
 interface Place {
   readonly group: AnyGroup;
@@ -82,7 +84,7 @@ class Kernel implements Engine {
     try {
       for (const members of grouped(added)) made.push({ group: await this.#arm(members), members });
     } catch (e) {
-      for (const { group, members } of made) await group.remove(this.#theKeeper(), [...members.keys()]);
+      for (const { group, members } of made) await group.remove([...members.keys()]);
       throw e;
     }
     for (const { group, members } of made) {
@@ -104,10 +106,7 @@ class Kernel implements Engine {
     const byGroup = new Map<AnyGroup, Leaving[]>();
     for (const one of gone) addTo(byGroup, one.place.group, one);
     for (const [group, leaving] of byGroup) {
-      const tallies = await group.remove(
-        this.#theKeeper(),
-        leaving.map((l) => l.place.number),
-      );
+      const tallies = await group.remove(leaving.map((l) => l.place.number));
       leaving.forEach(({ consumer }, i) => {
         for (const pid of namedBy(consumer)) this.#named.drop(pid);
         this.#final.set(consumer.id, tallies[i]!);
@@ -131,7 +130,7 @@ class Kernel implements Engine {
 
   #theKeeper(): Keeper {
     if (this.#keeper === undefined) {
-      this.#keeper = new Keeper();
+      this.#keeper = new Keeper(closedAtOnce());
       this.#watch = setInterval(() => this.#look(), WATCH_MS);
       this.#watch.unref();
     }
@@ -157,7 +156,7 @@ class Kernel implements Engine {
     for (const [consumer, place] of this.#places) this.#final.set(consumer, place.group.tally(place.number));
     this.#places.clear();
     this.#served.clear();
-    closeLinksNow(links, EXIT_MS);
+    closeLinksNow(links, EXIT_MS, closedAtOnce());
     for (const group of this.#groups) group.free();
     this.#groups.clear();
     keeper.close();

@@ -3,12 +3,21 @@ import { readFileSync, statSync } from 'node:fs';
 import { lazy } from '../../base/lazy.js';
 import { makeRefusal, messageOf, UprobeError, type Refusal } from '../../base/errors.js';
 import type { BpfTarget } from '../../handler/bpf/code.js';
-import { createMap, linkDirectly, loadProgram } from '../../linux/bpf.js';
+import {
+  createMap,
+  EVENT_LINK_CALL,
+  LINK_CALL,
+  linkDirectly,
+  loadProgram,
+  prepareEventLink,
+  prepareLink,
+  type AttachKind,
+} from '../../linux/bpf.js';
 import { kernelFunctions } from '../../linux/btf.js';
 import { closeFd } from '../../linux/fds.js';
 import { ERRNO } from '../../linux/numbers.js';
-import { openUprobeEvent } from '../../linux/perf-event.js';
-import { errnoName, SyscallError } from '../../linux/syscall-error.js';
+import { EVENT_CALL, openUprobeEvent } from '../../linux/perf-event.js';
+import { check, errnoName, SyscallError } from '../../linux/syscall-error.js';
 
 /** mov r0, 0; exit */
 // prettier-ignore
@@ -35,15 +44,13 @@ export function meansToTry(name = process.env[VARIABLE] ?? ''): readonly Means[]
   throw new UprobeError('no-such-means', `${VARIABLE}=${name} in the environment: it is ${MEANS.join(', ')}`);
 }
 
-const TRIES: Partial<Record<Means, () => void>> = { multi: tryMulti, samples: trySamples };
+const TRIES: Readonly<Record<Means, () => void>> = { multi: tryMulti, perf: tryPerf, samples: trySamples };
 
 /** What there is against each that was tried, until one does it. */
 export const tried = lazy((): ReadonlyMap<Means, Refusal | undefined> => {
   const found = new Map<Means, Refusal | undefined>();
   for (const one of meansToTry()) {
-    const attempt = TRIES[one];
-    if (attempt === undefined) continue;
-    const refusal = refusalBy(attempt, one === 'samples' ? refusalOfSamples : refusalOf);
+    const refusal = refusalBy(one);
     found.set(one, refusal);
     if (refusal === undefined) break;
   }
@@ -54,8 +61,12 @@ export const tried = lazy((): ReadonlyMap<Means, Refusal | undefined> => {
 export function means(): Means | Refusal {
   const found = [...tried()];
   const [works] = found.find(([, refusal]) => refusal === undefined) ?? [];
-  return works ?? found[0]?.[1] ?? NO_MEANS;
+  // Where it wants privilege that is the reason, whatever else there is not; else what an older kernel would do, too.
+  const mayNot = found.find(([, refusal]) => refusal?.code === NEEDS_CAP_BPF);
+  return works ?? (mayNot ?? found.at(-1))?.[1] ?? NO_MEANS;
 }
+
+const NEEDS_CAP_BPF = 'needs-cap-bpf';
 
 const NO_MEANS = makeRefusal(
   'no-uprobe-multi',
@@ -68,21 +79,18 @@ export function unavailable(): Refusal | undefined {
   return typeof found === 'string' ? undefined : found;
 }
 
-function refusalBy(attempt: () => void, refused: (e: unknown) => Refusal): Refusal | undefined {
+function refusalBy(by: Means): Refusal | undefined {
   try {
-    attempt();
+    TRIES[by]();
     return undefined;
   } catch (e) {
-    return refused(e);
+    return by === 'samples' ? refusalOfSamples(e) : refusalOf(e, by);
   }
 }
 
 /** An event of a file that is not there: a kernel that has such events, and lets this user have them, looks for it. */
 function trySamples(): void {
-  const path = '/proc/self/no-such-file';
-  const result = openUprobeEvent({ path, offset: 0, isReturn: false, pid: 0, cpu: 0 });
-  if (result >= 0) closeFd(result);
-  else if (result !== -ERRNO.ENOENT) throw new SyscallError('perf_event_open(uprobe)', -result);
+  closingAll((keep) => tryEvent(keep));
 }
 
 export function refusalOfSamples(e: unknown): Refusal {
@@ -102,39 +110,66 @@ export function refusalOfSamples(e: unknown): Refusal {
   );
 }
 
-/** A map, a program, and a link. */
-function tryMulti(): void {
+/** What is opened is closed again, the last first. */
+function closingAll(body: (keep: (fd: number) => number) => void): void {
   const fds: number[] = [];
-  const keep = (fd: number): number => {
-    fds.push(fd);
-    return fd;
-  };
   try {
-    keep(createMap({ type: 'array', keyBytes: 4, valueBytes: 8, entries: 1, mapped: true }, 'uprobe_try'));
-    const program = keep(loadProgram({ instructions: NOTHING, kind: 'entry', sleeps: false }, 'uprobe_try'));
-    tryLink(program);
+    body((fd) => {
+      fds.push(fd);
+      return fd;
+    });
   } finally {
     for (const fd of fds.toReversed()) closeFd(fd);
   }
 }
 
-/** To a file that is not there: a kernel that knows such links looks for it. One that is made takes tens of milliseconds to close. */
-function tryLink(program: number): void {
+const tryMap = (): number =>
+  createMap({ type: 'array', keyBytes: 4, valueBytes: 8, entries: 1, mapped: true }, 'uprobe_try');
+const tryProgram = (kind: AttachKind, sleeps = false): number =>
+  loadProgram({ instructions: NOTHING, kind, sleeps }, 'uprobe_try');
+
+/** Whoever knows what is asked looks for this file. A uprobe that is made takes tens of milliseconds to close. */
+const NOWHERE = '/proc/self/no-such-file';
+
+/** An event of a file that is not there. */
+function tryEvent(keep: (fd: number) => number): void {
+  const opened = openUprobeEvent({ path: NOWHERE, offset: 0, isReturn: false, pid: 0, cpu: onlineCpu() });
+  if (opened !== -ERRNO.ENOENT) keep(check(opened, EVENT_CALL));
+}
+
+/** The call is known, and fails for what it is given. */
+function expectErrno(errno: number, call: () => void): void {
   try {
-    linkDirectly({
-      program,
-      kind: 'entry',
-      path: '/proc/self/no-such-file',
-      offsets: [0],
-      cookies: [0n],
-      pid: 0,
-    });
+    call();
   } catch (e) {
-    if (!(e instanceof SyscallError && e.errno === ERRNO.ENOENT)) throw e;
+    if (!(e instanceof SyscallError && e.errno === errno)) throw e;
   }
 }
 
-export function refusalOf(e: unknown): Refusal {
+/** A map, a program, and a link. */
+function tryMulti(): void {
+  closingAll((keep) => {
+    keep(tryMap());
+    const program = keep(tryProgram('entry'));
+    const link = { program, kind: 'entry', path: NOWHERE, offsets: [0], cookies: [0n], pid: 0 } as const;
+    expectErrno(ERRNO.ENOENT, () => keep(linkDirectly(prepareLink(link), LINK_CALL)));
+  });
+}
+
+/** The same, with an event. */
+function tryPerf(): void {
+  closingAll((keep) => {
+    keep(tryMap());
+    const program = keep(tryProgram('event'));
+    tryEvent(keep);
+    const noEvent = -1;
+    expectErrno(ERRNO.EBADF, () =>
+      keep(linkDirectly(prepareEventLink(program, noEvent, 0n), EVENT_LINK_CALL)),
+    );
+  });
+}
+
+export function refusalOf(e: unknown, by: keyof typeof REFUSALS = 'multi'): Refusal {
   const code = e instanceof SyscallError ? errnoName(e.errno) : '';
   if (code === 'EPERM' || code === 'EACCES')
     return makeRefusal(
@@ -144,18 +179,30 @@ export function refusalOf(e: unknown): Refusal {
         `Run with sudo, or give Node the capabilities once: sudo setcap cap_bpf,cap_perfmon+ep ${process.execPath}. ` +
         'In a container: --cap-add=BPF --cap-add=PERFMON, with a seccomp profile that allows bpf(2)',
     );
-  return makeRefusal(
-    'no-uprobe-multi',
-    `this kernel has no uprobes for programs, at many places at once (${messageOf(e)})`,
-    (words) =>
-      `Use Linux 6.6 or later with CONFIG_BPF_SYSCALL and CONFIG_UPROBES, or ${words.engine('trap')}`,
-  );
+  return REFUSALS[by](messageOf(e));
 }
+
+const REFUSALS: Readonly<Record<Exclude<Means, 'samples'>, (why: string) => Refusal>> = {
+  multi: (why) =>
+    makeRefusal(
+      'no-uprobe-multi',
+      `this kernel has no uprobes for programs, at many places at once (${why})`,
+      (words) =>
+        `Use Linux 6.6 or later with CONFIG_BPF_SYSCALL and CONFIG_UPROBES, or ${words.engine('trap')}`,
+    ),
+  perf: (why) =>
+    makeRefusal(
+      'no-event-links',
+      `this kernel has no uprobes for programs, neither at many places at once nor on perf events (${why})`,
+      (words) =>
+        `Use Linux 5.15 or later with CONFIG_BPF_SYSCALL, CONFIG_UPROBE_EVENTS and CONFIG_PERF_EVENTS, or ${words.engine('trap')}`,
+    ),
+};
 
 /** Whether a program with sleeping helpers may be attached. */
 const maySleep = lazy((): boolean => {
   try {
-    closeFd(loadProgram({ instructions: NOTHING, kind: 'entry', sleeps: true }, 'uprobe_try'));
+    closeFd(tryProgram(means() === 'perf' ? 'event' : 'entry', true));
     return true;
   } catch {
     return false;
@@ -163,6 +210,7 @@ const maySleep = lazy((): boolean => {
 });
 
 const sessionFunctions = lazy((): BpfTarget['session'] => {
+  if (means() === 'perf') return undefined; // kernel/trace/bpf_trace.c: of uprobe_multi alone
   const ids = kernelFunctions(['bpf_session_cookie', 'bpf_session_is_return']);
   return ids && { cookie: ids[0]!, isReturn: ids[1]! };
 });
@@ -171,6 +219,11 @@ const possibleCpus = lazy((): number => {
   const list = readFileSync('/sys/devices/system/cpu/possible', 'latin1');
   return Number(/(\d+)\s*$/.exec(list)?.[1] ?? 0) + 1;
 });
+
+/** Where events of all processes are opened. */
+export const onlineCpu = lazy((): number =>
+  Number.parseInt(readFileSync('/sys/devices/system/cpu/online', 'latin1')),
+);
 
 const pidNamespace = lazy((): BpfTarget['pidNamespace'] => {
   const { dev, ino } = statSync('/proc/self/ns/pid', { bigint: true });

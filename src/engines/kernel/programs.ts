@@ -12,15 +12,24 @@ import {
   type MapPatch,
 } from '../../linux/bpf.js';
 import type { Aggregate } from '../../handler/shapes.js';
-import type { BpfCode, BpfRequest } from '../../handler/bpf/code.js';
+import {
+  TALLY_OFF,
+  tallyIndex,
+  type BpfCode,
+  type BpfRequest,
+  type TallyLayout,
+} from '../../handler/bpf/code.js';
 import { KernelMap, type KernelAggregates } from './aggregates.js';
 import type { Compiled } from './compile.js';
+import { means } from './machine.js';
 import { MARKS, PROLOGUE_INSTRUCTIONS, prologuePatches, ROLE, ROLES, withPrologue } from './replaced.js';
 import { refusedByVerifier } from './verifier.js';
 
 export interface LoadedProgram {
   readonly fd: number;
   readonly attach: BpfRequest['attach'];
+  /** As `Compiled` has it. */
+  readonly pid: number;
 }
 
 /** The programs of a group of uprobes, with the maps that they have in common. */
@@ -35,15 +44,15 @@ export class Programs {
   #tally: KernelMap | undefined;
   #calls: KernelMap | undefined;
 
-  /** `several`: some uprobes may go before the others. */
+  /** `replaceable`: there may be other generations. */
   constructor(
     private readonly compiled: readonly Compiled[],
     private readonly aggregates: KernelAggregates,
-    several: boolean,
+    replaceable: boolean,
   ) {
     try {
       this.#maps = compiled.map(({ code }) => code.maps.map((spec) => this.#map(spec)));
-      this.#marks = several ? new Marks() : undefined;
+      this.#marks = replaceable ? new Marks() : undefined;
       this.#loaded = this.#load();
       for (const aggregate of this.#aggregates.keys()) this.aggregates.attach(aggregate);
     } catch (e) {
@@ -57,8 +66,18 @@ export class Programs {
     return this.#loaded;
   }
 
+  get layout(): TallyLayout {
+    return this.compiled[0]!.code.tally;
+  }
+
   get tally(): BigInt64Array {
     return this.#tally!.words;
+  }
+
+  /** Nothing more is done for a uprobe. */
+  switchOff(number: number): void {
+    const { layout } = this;
+    Atomics.store(this.tally, tallyIndex(layout, 0, number) + TALLY_OFF, 1n);
   }
 
   /**
@@ -86,8 +105,8 @@ export class Programs {
   #load(): LoadedProgram[] {
     const loaded: LoadedProgram[] = [];
     try {
-      this.compiled.forEach(({ code, attach }, i) =>
-        loaded.push({ fd: this.#loadOne(code, attach, this.#maps[i]!), attach }),
+      this.compiled.forEach(({ code, attach, pid }, i) =>
+        loaded.push({ fd: this.#loadOne(code, attach, this.#maps[i]!), attach, pid }),
       );
       return loaded;
     } catch (e) {
@@ -108,7 +127,10 @@ export class Programs {
     if (marks !== undefined) patches.push(...marks.patches(this.#generation));
     const instructions = patched(bytes, patches);
     try {
-      return loadProgram({ instructions, kind: attach, sleeps: code.sleeps }, `uprobe_${attach}`);
+      return loadProgram(
+        { instructions, kind: means() === 'perf' ? 'event' : attach, sleeps: code.sleeps },
+        `uprobe_${attach}`,
+      );
     } catch (e) {
       throw e instanceof VerifierError ? refusedByVerifier(e, code, before) : e;
     }

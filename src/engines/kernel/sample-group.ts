@@ -5,7 +5,7 @@
  */
 import { readFileSync, readdirSync } from 'node:fs';
 import { makeRefusal, RefusedError, type UprobeError } from '../../base/errors.js';
-import { closeLinks } from '../../linux/closer.js';
+import { closeLinks, EVENTS_AT_ONCE } from '../../linux/closer.js';
 import type { Keeper } from '../../linux/keeper.js';
 import { ERRNO, NR } from '../../linux/numbers.js';
 import * as perf from '../../linux/perf-event.js';
@@ -78,7 +78,7 @@ export class SampleGroup implements SampleSink {
       return group;
     } catch (e) {
       const fds = group.takeLinks();
-      await closeLinks(fds);
+      await closeLinks(fds, EVENTS_AT_ONCE);
       group.free();
       throw e;
     }
@@ -238,9 +238,9 @@ export class SampleGroup implements SampleSink {
   }
 
   /** Take members out. When none is left, all of it is closed. Their tallies are final. */
-  async remove(_keeper: Keeper, numbers: readonly number[]): Promise<Tally[]> {
+  async remove(numbers: readonly number[]): Promise<Tally[]> {
     const fds = this.#stop(numbers);
-    await closeLinks(fds);
+    await closeLinks(fds, EVENTS_AT_ONCE);
     if (this.#left.size === 0) this.free();
     return numbers.map((n) => this.tally(n));
   }

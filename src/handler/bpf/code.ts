@@ -28,6 +28,10 @@ export interface BpfRequest {
   readonly pre: Program | undefined;
   readonly return: Program | undefined;
   readonly uprobes: number;
+  /** Nothing is done at hits in other processes: for what brings us hits of those, too. */
+  readonly pid?: number | undefined;
+  /** Uprobes can be switched off: nothing is done at hits of one whose word `TALLY_OFF` (in the first copy) is not 0. */
+  readonly switched?: boolean;
 }
 
 /** What each uprobe has counted: words of the map `tally`. */
@@ -41,7 +45,9 @@ export interface TallyLayout {
  * of its own: an array that is mapped begins on a page.
  */
 export const TALLY = { hits: 0, missed: 1, errors: 2 } as const;
-export const TALLY_WORDS = 3;
+/** Not counted, but said by us: see `switched`. */
+export const TALLY_OFF = 3;
+export const TALLY_WORDS = 4;
 const LINE_WORDS = 8;
 const toLine = (words: number): number => Math.ceil(words / LINE_WORDS) * LINE_WORDS;
 const tallyCopyWords = ({ uprobes }: TallyLayout): number => toLine(uprobes * TALLY_WORDS);

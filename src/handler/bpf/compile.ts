@@ -117,6 +117,7 @@ class Compilation {
     if (ours) {
       asm.alu('rsh', R0, 32n);
       asm.jumpIf('eq', R0, BigInt(target.ownPid), ours);
+      if (request.pid !== undefined) asm.jumpIf('ne', R0, BigInt(request.pid), ours);
     }
     // Where a function returns to is no place of ours: there is nothing to correct.
     const isPlace = of !== undefined && of === this.#pre;
@@ -133,6 +134,10 @@ class Compilation {
         asm.alu('rsh', R0, 32n);
         this.#memory.store(bias, R0);
       }
+    }
+    if (request.switched === true) {
+      this.#context.off();
+      asm.jumpIf('ne', R0, 0n, this.#out);
     }
     return { ...(ids ? { ids } : {}), ...(bias ? { bias } : {}) };
   }

@@ -4,6 +4,7 @@ import type { Phrase } from '../../base/words.js';
 import { makeRefusal, type Refusal } from '../../base/errors.js';
 import type { Program, Register, Span, Statement } from '../ir.js';
 import {
+  TALLY_OFF,
   tallyIndex,
   tallyWords,
   type BpfRequest,
@@ -125,13 +126,26 @@ export class Context {
     if (tally.copies > 1) this.cpuOffset(tally.copies, (tallyIndex(tally, 1, 0) - first) * 8);
     asm.loadMapValue(R1, this.tallyMap(), (first + word) * 8);
     if (tally.copies > 1) asm.alu('add', R1, R0);
-    if (tally.uprobes > 1) {
-      asm.mov(R0, R7);
-      asm.alu('mul', R0, BigInt((tallyIndex(tally, 0, 1) - first) * 8));
-      asm.alu('add', R1, R0);
-    }
+    this.#toUprobe();
     asm.mov(R2, 1n);
     asm.atomic('add', R1, 0, R2);
+  }
+
+  /** r0 = not 0 where the uprobe is switched off. Destroys r1. */
+  off(): void {
+    const { asm, tally } = this;
+    asm.loadMapValue(R1, this.tallyMap(), (tallyIndex(tally, 0, 0) + TALLY_OFF) * 8);
+    this.#toUprobe();
+    asm.load(8, R0, R1, 0);
+  }
+
+  /** r1: from a word of the first uprobe to that of the one that is hit. Destroys r0. */
+  #toUprobe(): void {
+    const { asm, tally } = this;
+    if (tally.uprobes === 1) return;
+    asm.mov(R0, R7);
+    asm.alu('mul', R0, BigInt((tallyIndex(tally, 0, 1) - tallyIndex(tally, 0, 0)) * 8));
+    asm.alu('add', R1, R0);
   }
 }
 
