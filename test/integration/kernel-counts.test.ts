@@ -3,7 +3,17 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
-import { ProcessError, RefusedError, registerUprobe, registerUprobes, uprobes } from 'uprobe';
+import {
+  ProcessError,
+  RefusedError,
+  compiled,
+  i64,
+  openModule,
+  registerUprobe,
+  registerUprobes,
+  stats,
+  uprobes,
+} from 'uprobe';
 import { compileFixture, linkedPair, privateCopy } from '../helpers/compile.js';
 import { fewer, runToEnd, whyNoKernelEngine } from '../helpers/kernel.js';
 import { startProgram, until } from '../helpers/running.js';
@@ -26,6 +36,32 @@ void describe('the kernel engine', { skip: whyNoKernelEngine() }, () => {
     runToEnd(program, '5');
     assert.deepEqual([...group].map((u) => u.nhits), counted); // prettier-ignore
     assert.deepEqual([...group].map((u) => [u.state, u.nmissed]), NAMES.map(() => ['gone', 0n])); // prettier-ignore
+  });
+
+  void it('stops at the push behind the endbr64 that a function begins with', async () => {
+    const flags = ['-O0', '-fcf-protection=full', '-fno-omit-frame-pointer'];
+    const program = privateCopy(compileFixture('naps', { flags }));
+    const view = openModule(program);
+    const { instruction, engines, offset } = view.plan({ symbol: 'rests' }, { preHandler: false });
+    assert.equal(instruction.text, 'endbr64');
+    assert.match(engines.find((e) => e.engine === 'kernel')?.note ?? '', /at the push behind endbr64/);
+    view.close();
+    const seen = stats();
+    const answers = stats();
+    await using group = await registerUprobes([
+      {
+        pathname: program,
+        symbol: 'naps',
+        preHandler: compiled({ scope: { seen } }, (hit, { seen }) => seen.add(i64(hit.arg(0)))),
+        returnHandler: compiled({ scope: { answers } }, (hit, { answers }) =>
+          answers.add(i64(hit.returnValue)),
+        ),
+      },
+      { pathname: program, offset },
+    ]);
+    const ended = runToEnd(program, '1');
+    assert.deepEqual([...group].map((u) => u.nhits), [ended.count('naps'), ended.count('rests')]); // prettier-ignore
+    assert.deepEqual([seen.count, seen.max, answers.min], [ended.count('naps'), 20_000n, -20_000n]);
   });
 
   void it('counts in a library, and in no other copy of it', async () => {
