@@ -280,7 +280,7 @@ class Draft {
   /** Into the table. Hits can reach the uprobes from here on. */
   commit(): Registration[] {
     for (const [site, own] of this.#bySite) {
-      site.registrations = [...site.registrations, ...own];
+      site.registrations = site.registrations.length === 0 ? own : [...site.registrations, ...own];
       if (site.module.sites.get(site.offset) !== site) this.#table.addSite(site);
       site.module.hold(own.length);
     }

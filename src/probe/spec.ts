@@ -214,10 +214,13 @@ function pidOf(value: unknown, what: string): number {
   return value;
 }
 
+const NO_PROGRAMS: Programs = {};
+
 /** Throws CompileError where a text means something that is not there then. */
 export function programsOf(preHandler: unknown, returnHandler: unknown): Programs {
   const pre = programOf(preHandler, 'pre');
   const atReturn = programOf(returnHandler, 'return');
+  if (pre === undefined && atReturn === undefined) return NO_PROGRAMS;
   return { ...(pre && { pre }), ...(atReturn && { return: atReturn }) };
 }
 
