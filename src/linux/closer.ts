@@ -11,12 +11,19 @@ import { futexWait } from './futex.js';
 import { mapRegion, type Region } from './memory.js';
 import { FUTEX, NR, WAIT } from './numbers.js';
 
-const AT = { count: 0, done: 4, fds: 8 } as const;
+const AT = { count: 0, done: 4, name: 8, fds: 24 } as const;
+const PR_SET_NAME = 15;
+/** As `ps -o comm` shows it. */
+const NAME = 'uprobe-closer';
 const PAUSE_MS = 1;
 
 /** What the child runs; rbx: the mailbox. */
 // prettier-ignore
 const CODE = [
+  0xb8, ...word(NR.prctl),                  // mov  eax, prctl
+  0xbf, ...word(PR_SET_NAME),               // mov  edi, PR_SET_NAME
+  0x48, 0x8d, 0x73, AT.name,                // lea  rsi, [rbx + name]
+  0x0f, 0x05,                               // syscall
   0x31, 0xed,                               // xor  ebp, ebp
   // each:
   0x3b, 0x2b,                               // cmp  ebp, [rbx + count]
@@ -49,6 +56,7 @@ export class Closer {
     this.#mailbox = mapRegion(AT.fds + 4 * fds.length);
     this.#words = new Int32Array(this.#mailbox.bytes.buffer, 0, this.#mailbox.length / 4);
     this.#words[AT.count / 4] = fds.length;
+    this.#mailbox.bytes.set(Buffer.from(NAME), AT.name);
     this.#words.set(fds, AT.fds / 4);
     const pid = startChild(CODE, this.#mailbox.address);
     if (pid > 0) this.#pid = pid;
