@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { asAddress } from '#uprobe/base/address.js';
+import { plainLength } from '#uprobe/arch/x64/plain-length.js';
 import { withExports } from '#uprobe/arch/x64/wasm-exports.js';
 import { x64 } from '#uprobe/arch/x64/x64.js';
 import { Random } from './helpers/random.js';
@@ -40,6 +41,38 @@ for (const path of ['/bin/bash', '/lib/x86_64-linux-gnu/libc.so.6', process.exec
     }
   });
 }
+
+test('the short way to the length of an instruction is right, and stops where bytes are missing', () => {
+  let known = 0;
+  for (const rex of [undefined, 0x40, 0x41, 0x48, 0x4f])
+    for (let opcode = 0; opcode < 256; opcode++)
+      for (let modrm = 0; modrm < 256; modrm++) {
+        const start = rex === undefined ? [opcode, modrm] : [rex, opcode, modrm];
+        const bytes = Uint8Array.from([
+          ...start,
+          (modrm * 37 + opcode) & 0xff,
+          1,
+          2,
+          3,
+          4,
+          5,
+          6,
+          7,
+          8,
+          9,
+          10,
+        ]);
+        const length = plainLength(bytes);
+        if (length === undefined) continue;
+        known++;
+        const { starts, end } = x64.boundaries(bytes, here);
+        assert.equal(starts[1] ?? end, length, Buffer.from(bytes).toString('hex'));
+        assert.equal(plainLength(bytes.subarray(0, length - 1)), undefined);
+      }
+  assert.ok(known > 50_000, `${known}`);
+  assert.equal(plainLength(Uint8Array.of(0xf3, 0x0f, 0x1e, 0xfa)), 4);
+  assert.equal(plainLength(Uint8Array.of(0x48, 0x8d, 0xc0)), undefined); // lea of a register
+});
 
 test('boundaries do not depend on how the code is cut into windows', () => {
   const nops = new Uint8Array(200_003).fill(0x90);

@@ -211,6 +211,8 @@ class View implements ModuleView {
 
   #planOf(found: ResolvedPlace, options: PlanOptions): PlacePlan {
     const code = this.#code;
+    const { arch } = code;
+    const { instruction } = found;
     const engines = verdicts(this.#offers, {
       site: new PlaceFacts(found, code),
       consumers: [consumerLike(options)],
@@ -222,7 +224,13 @@ class View implements ModuleView {
       ...(found.symbol !== undefined && { symbol: found.symbol, symbolOffset: found.symbolOffset }),
       offset: found.offset,
       address: BigInt(found.address),
-      instruction: { bytes: found.instruction.bytes, text: code.arch.format(found.instruction) },
+      instruction: {
+        bytes: instruction.bytes,
+        // the disassembler takes a while to load, and not everybody reads it
+        get text() {
+          return arch.format(instruction);
+        },
+      },
       engines: engines.map(({ offer, refusal, note }) => ({
         engine: offer.name,
         ...(refusal && { refusal }),

@@ -4,6 +4,7 @@ import type { Arch, CodeReference, Displaced, Instruction } from '../arch.js';
 import { displace } from './displace.js';
 import { iced, WINDOW } from './iced.js';
 import { referenceOf } from './references.js';
+import { plainLength } from './plain-length.js';
 import { countPadding } from './padding.js';
 import { mayBeReturnAddress } from './return-address.js';
 
@@ -16,9 +17,7 @@ export const x64: Arch = {
   maxInstruction: MAX_INSTRUCTION,
 
   decode(bytes: Uint8Array, address: VirtualAddress): Instruction | undefined {
-    const decoder = iced();
-    decoder.load(bytes.length > MAX_INSTRUCTION ? copyOf(bytes, MAX_INSTRUCTION) : bytes);
-    const length = decoder.next();
+    const length = plainLength(bytes) ?? decodedLength(bytes);
     if (length === 0 || length > bytes.length) return undefined;
     return { address, bytes: shared(bytes, length) };
   },
@@ -53,6 +52,12 @@ export const x64: Arch = {
   mayBeReturnAddress: (address, before) => mayBeReturnAddress(iced(), address, before),
   displace: ({ bytes }: Instruction): Displaced => displace(iced(), bytes),
 };
+
+function decodedLength(bytes: Uint8Array): number {
+  const decoder = iced();
+  decoder.load(bytes.length > MAX_INSTRUCTION ? copyOf(bytes, MAX_INSTRUCTION) : bytes);
+  return decoder.next();
+}
 
 const ENDBR64 = Uint8Array.of(0xf3, 0x0f, 0x1e, 0xfa);
 
