@@ -24,6 +24,7 @@ const options = {
   format: 'cjs',
   platform: 'node',
   target: 'node20',
+  charset: 'ascii', // start/load.ts reads them so
   // koffi finds its binary beside its own files; the other is 3 MB, and loaded where it is needed
   external: ['koffi', '@swc/wasm-typescript'],
   define: { 'import.meta.url': 'fileUrl' },

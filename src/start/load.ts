@@ -12,7 +12,8 @@ type Bundle = (require: NodeJS.Require, filename: string) => void;
 /** Runs a CommonJS file beside the program. Returns how to keep the code compiled so far. */
 export function load(file: string): () => void {
   const code = `${file}.code`;
-  const source = `(function (require, __filename) {${readFileSync(file, 'utf8')}\n})`;
+  // ASCII, as esbuild writes it (its charset): read so, it need not be decoded
+  const source = `(function (require, __filename) {${readFileSync(file, 'latin1')}\n})`;
   const cachedData = readQuietly(code);
   const script = new Script(source, { filename: file, ...(cachedData && { cachedData }) });
   (script.runInThisContext() as Bundle)(createRequire(file), file);
