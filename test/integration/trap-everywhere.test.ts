@@ -72,8 +72,8 @@ const inHandler = ['on_fault', 'compare'];
 
 for (const [fixture, rounds, without] of [
   ['syscalls', '4', []],
-  ['selfstep', '200', []],
-  ['faults', '4000', inHandler],
+  ['selfstep', '80', []],
+  ['faults', '1500', inHandler],
   ['instructions', '3', []],
 ] as const) {
   const args = [rounds];

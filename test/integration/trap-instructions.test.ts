@@ -62,7 +62,7 @@ const cases: readonly Case[] = [
   { program: 'threads', args: ['3', '100', '2'], handlers: 'pre and post', oracle: false },
   { program: 'forker', handlers: 'pre', oracle: false },
   { program: 'execer', handlers: 'none', oracle: false },
-  { program: 'signals', args: ['200'], handlers: 'pre', oracle: false, vague: /in_handler=\d+/ },
+  { program: 'signals', args: ['50'], handlers: 'pre', oracle: false, vague: /in_handler=\d+/ },
 ];
 
 /** Every instruction of the program's own functions that can be probed. */
