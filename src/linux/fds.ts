@@ -1,3 +1,4 @@
+import { readFileSync, readdirSync } from 'node:fs';
 import { syscall, syscallWithMemory } from './ffi.js';
 import { NR } from './numbers.js';
 import { check } from './syscall-error.js';
@@ -28,4 +29,17 @@ export function duplicateAbove(fd: number, min: number): number {
 
 export function closeFd(fd: number): void {
   syscall(NR.close, fd);
+}
+
+/** Descriptors that others need. */
+const SPARE = 64;
+
+/** Why so many more descriptors cannot be had: how many are open, how many may be (ulimit -n), and what it would take. */
+export function tooFewDescriptors(
+  wanted: number,
+): { readonly open: number; readonly limit: number; readonly enough: number } | undefined {
+  const limit = Number(/^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1]);
+  const open = readdirSync('/proc/self/fd').length;
+  if (Number.isNaN(limit) || open + wanted + SPARE <= limit) return undefined;
+  return { open, limit, enough: open + wanted + 2 * SPARE };
 }

@@ -39,7 +39,7 @@ const ENOTSUPP = 524;
 
 /** Why a call did not attach. `places`: how many it was for. */
 export function attachError(
-  { module: { path } }: Attached,
+  { path }: ModuleFacts,
   places: number,
   call: string,
   errno: number,

@@ -5,19 +5,15 @@
  * for grace periods under one mutex of the whole machine). So whoever leaves is switched off first, and what it has counted is final
  * long before its breakpoint is out.
  */
-import { readFileSync, readdirSync } from 'node:fs';
 import { makeRefusal, RefusedError } from '../../base/errors.js';
 import { closeLinks, EVENTS_AT_ONCE } from '../../linux/closer.js';
 import { EVENT_LINK_CALL, prepareEventLink } from '../../linux/bpf.js';
-import { closeFd } from '../../linux/fds.js';
+import { closeFd, tooFewDescriptors } from '../../linux/fds.js';
 import { NR } from '../../linux/numbers.js';
 import { EVENT_CALL, prepareUprobeEvent } from '../../linux/perf-event.js';
 import { attachError, pathOf, type Attached, type Attachment } from './attachment.js';
 import { onlineCpu } from './machine.js';
 import type { LoadedProgram } from './programs.js';
-
-/** Descriptors that we leave to others. */
-const SPARE = 64;
 
 export class EventLinks implements Attachment {
   /** By the numbers of their places, each in the order in which they were made. */
@@ -65,7 +61,7 @@ export class EventLinks implements Attachment {
   ): Promise<number> {
     try {
       const result = await this.attached.keeper.call(nr, ...args);
-      if (result < 0) throw attachError(this.attached, 1, name, -result, pid);
+      if (result < 0) throw attachError(this.attached.module, 1, name, -result, pid);
       return result;
     } finally {
       free();
@@ -99,15 +95,14 @@ export class EventLinks implements Attachment {
 
 function refuseTooMany({ programs, places, module }: Attached): void {
   const wanted = programs.loaded.length * places.length;
-  const limit = Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1]);
-  const open = readdirSync('/proc/self/fd').length;
-  if (Number.isNaN(limit) || open + wanted + SPARE <= limit) return;
+  const few = tooFewDescriptors(wanted);
+  if (few === undefined) return;
   throw new RefusedError(
     module.path,
     makeRefusal(
       'too-many-places',
-      `this kernel wants a descriptor for each place, handler and process: ${wanted} of them, and this process may have ${limit} open (${open} are)`,
-      () => `Probe fewer places, or raise the limit before: ulimit -n ${open + wanted + 2 * SPARE}`,
+      `this kernel wants a descriptor for each place, handler and process: ${wanted} of them, and this process may have ${few.limit} open (${few.open} are)`,
+      () => `Probe fewer places, or raise the limit before: ulimit -n ${few.enough}`,
     ),
   );
 }

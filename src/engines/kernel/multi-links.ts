@@ -42,7 +42,7 @@ export class MultiLinks implements Attachment {
     });
     try {
       const link = await keeper.call(NR.bpf, ...args);
-      if (link < 0) throw attachError(this.attached, places.length, LINK_CALL, -link, pid);
+      if (link < 0) throw attachError(this.attached.module, places.length, LINK_CALL, -link, pid);
       return link;
     } finally {
       free();

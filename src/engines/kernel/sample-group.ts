@@ -4,23 +4,21 @@
  * here, later.
  */
 import { readFileSync, readdirSync } from 'node:fs';
-import { makeRefusal, RefusedError, type UprobeError } from '../../base/errors.js';
+import { makeRefusal, RefusedError } from '../../base/errors.js';
 import { closeLinks, EVENTS_AT_ONCE } from '../../linux/closer.js';
+import { tooFewDescriptors } from '../../linux/fds.js';
 import type { Keeper } from '../../linux/keeper.js';
-import { ERRNO, NR } from '../../linux/numbers.js';
+import { NR } from '../../linux/numbers.js';
 import * as perf from '../../linux/perf-event.js';
 import { cpuOf, pidOf, restOf, tidOf, timeOf, type PerfRecord } from '../../linux/perf-records.js';
-import { SyscallError } from '../../linux/syscall-error.js';
 import { mappingsOf, parseMaps } from '../../process/maps.js';
-import type { Consumer, ModuleFacts, Tally } from '../engine.js';
+import type { ModuleFacts, Tally } from '../engine.js';
+import { attachError, pathOf } from './attachment.js';
 import type { Member } from './group.js';
 import { shiftOf } from './instructions.js';
 import { bpfTarget } from './machine.js';
 import { SampleHandlers, maskOf, type Counts, type Recorded } from './sample-handlers.js';
 import type { Sampler, SampleSink } from './sampler.js';
-
-/** include/linux/errno.h */
-const ENOTSUPP = 524;
 
 /** One of a uprobe and a CPU. */
 interface Event {
@@ -87,10 +85,16 @@ export class SampleGroup implements SampleSink {
   #requireDescriptors(): void {
     const moments = [this.#handlers.entry, this.#handlers.return].filter((m) => m !== undefined).length;
     const wanted = this.#members.length * moments * this.#sampler.cpus.length;
-    const limit = Number(/^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1] ?? Infinity); // prettier-ignore
-    const used = readdirSync('/proc/self/fd').length;
-    if (used + wanted + SPARE <= limit) return;
-    throw new RefusedError(this.#module.path, tooMany(this.#members.length, wanted, limit));
+    const few = tooFewDescriptors(wanted);
+    if (few === undefined) return;
+    throw new RefusedError(
+      this.#module.path,
+      makeRefusal(
+        'too-many-events',
+        `without BPF each place takes a descriptor for each CPU: ${wanted} of them, and this process may have ${few.limit} open (${few.open} are)`,
+        () => `Probe fewer places, or raise the limit before: ulimit -n ${few.enough}`,
+      ),
+    );
   }
 
   async #open(keeper: Keeper, recorded: Recorded | undefined, isReturn: boolean): Promise<void> {
@@ -111,7 +115,7 @@ export class SampleGroup implements SampleSink {
   ): Promise<Event> {
     const { site } = this.#members[member]!;
     const { args, free } = perf.prepareUprobeEvent({
-      path: `/proc/self/fd/${this.#module.fd}`,
+      path: pathOf(this.#module),
       offset: site.offset + shiftOf(site),
       isReturn,
       pid: 0,
@@ -123,7 +127,7 @@ export class SampleGroup implements SampleSink {
     });
     try {
       const fd = await keeper.call(NR.perfEventOpen, ...args);
-      if (fd < 0) throw this.#openError(-fd);
+      if (fd < 0) throw attachError(this.#module, this.#members.length, perf.EVENT_CALL, -fd, 0);
       const event = { fd, id: perf.eventId(fd), member, isReturn, delivered: 0 };
       const of = this.#byMember.get(member);
       if (of === undefined) this.#byMember.set(member, [event]);
@@ -138,22 +142,6 @@ export class SampleGroup implements SampleSink {
     } finally {
       free();
     }
-  }
-
-  #openError(errno: number): UprobeError {
-    if (errno === ERRNO.EMFILE) return new RefusedError(this.#module.path, tooMany(this.#members.length));
-    const { path } = this.#module;
-    if (errno === ENOTSUPP || errno === ERRNO.ENOEXEC)
-      return new RefusedError(path, {
-        code: 'kernel-refuses-instruction',
-        reason: 'the kernel does not take a uprobe on one of these instructions',
-        remedy: 'Probe the instruction before or behind it',
-      });
-    return new SyscallError(
-      'perf_event_open(uprobe)',
-      errno,
-      `The kernel does not take this place in ${path}`,
-    );
   }
 
   // Samples
@@ -186,10 +174,6 @@ export class SampleGroup implements SampleSink {
 
   get size(): number {
     return this.#left.size;
-  }
-
-  consumerOf(number: number): Consumer {
-    return this.#members[number]!.consumer;
   }
 
   tally(number: number): Tally {
@@ -254,17 +238,6 @@ export class SampleGroup implements SampleSink {
     if (this.#isSampled) this.#sampler.leave(this);
   }
 }
-
-/** Descriptors that others need. */
-const SPARE = 64;
-
-const tooMany = (places: number, wanted?: number, limit?: number) =>
-  makeRefusal(
-    'too-many-events',
-    `without BPF each place takes a descriptor for each CPU: ${places} places take ${wanted ?? 'more'}` +
-      (limit === undefined ? ' than this process may have' : `, and this process may have ${limit}`),
-    () => 'Probe fewer places, or raise the limit (ulimit -n)',
-  );
 
 /** Whether we run code of the file ourselves. */
 const isOurs = (module: ModuleFacts): boolean =>
