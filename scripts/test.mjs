@@ -39,7 +39,7 @@ const child = spawn(
   process.execPath,
   [
     '--test',
-    `--test-concurrency=${Math.min(4, availableParallelism() + 1)}`, // many of them wait
+    `--test-concurrency=${Math.min(4, availableParallelism())}`,
     '--test-timeout=300000', // of a whole file: one that hangs must not hang the run
     `--test-reporter=${reporter}`,
     '--test-reporter-destination=stdout',

@@ -101,11 +101,11 @@ test('the stepper counts in libraries, in constructors and behind dlopen', async
 
 test('a stepped program computes the same and ends the same', async (t) => {
   const cases: [fixture: string, ...args: string[]][] = [
-    ['instructions', '3'],
+    ['instructions', '1'],
     ['faults', '2'],
     ['crowd', '3', '50'],
     ['longjmp', '5'],
-    ['signals', '200'],
+    ['signals', '50'],
     ['exits', 'code', '3'],
     ['exits', 'signal', '10'],
     ['exits', 'main-first'],
@@ -153,7 +153,7 @@ const selfChecking: readonly (readonly [fixture: string, ...args: string[]])[] =
   ['calls', '5'],
   ['threads', '4', '200', '2'],
   ['loop', 'hot', '10000'],
-  ['instructions', '3'],
+  ['instructions', '1'],
   ['forker', '3'],
   ['execer', 'self', '2'],
   ['execer', 'thread', '2'],

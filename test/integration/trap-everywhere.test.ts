@@ -72,8 +72,8 @@ const inHandler = ['on_fault', 'compare'];
 
 for (const [fixture, rounds, without] of [
   ['syscalls', '4', []],
-  ['selfstep', '80', []],
-  ['faults', '1500', inHandler],
+  ['selfstep', '30', []],
+  ['faults', '600', inHandler],
   ['instructions', '3', []],
 ] as const) {
   const args = [rounds];
