@@ -105,11 +105,10 @@ test('a stepped program computes the same and ends the same', async (t) => {
     ['faults', '2'],
     ['crowd', '3', '50'],
     ['longjmp', '5'],
-    ['signals', '50'],
+    ['signals', '20'],
     ['exits', 'code', '3'],
     ['exits', 'signal', '10'],
     ['exits', 'main-first'],
-    ['exits', 'exec', 'echo', 'executed'],
     ['execer', 'thread', '1'],
     ['forker', '3'],
   ];

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { statusField } from '#uprobe/linux/proc-status.js';
 import { compileFixture, privateCopy, repositoryRoot } from '../helpers/compile.js';
 import { fewer, linksOf, onEvents, whyNoKernelEngine } from '../helpers/kernel.js';
 import { changedTexts } from '../helpers/outlive.js';
@@ -16,17 +17,19 @@ const random = new Random(Number(process.env['UPROBE_OUTLIVE_SEED'] ?? 1));
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-function keepers(): number[] {
-  return readdirSync('/proc')
+/** The keepers that a process has: its children, as long as it lives. Other tests may have some, too. */
+const keepersOf = (pid: number): number[] =>
+  readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'uprobe-keeper\n';
-      } catch {
-        return false;
-      }
-    });
+    .filter((child) => isKeeper(child) && statusField(child, 'PPid') === String(pid));
+
+function isKeeper(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'uprobe-keeper\n';
+  } catch {
+    return false;
+  }
 }
 
 /** The kernel's complaints about breakpoints that it could not take out. */
@@ -52,19 +55,19 @@ void describe('a program that holds uprobes of the kernel', { skip: whyNoKernelE
   });
 
   const round = async (way: 'churn' | 'many', end: 'itself' | 'group', delay: number): Promise<void> => {
-    const [others, leaked] = [new Set(keepers()), leaks()];
+    const leaked = leaks();
     const child = spawn(process.execPath, [HOLDER, way === 'many' ? large : hammer, way], {
       stdio: ['ignore', 'pipe', 'inherit'],
       detached: true,
     });
     await Promise.race([once(child.stdout, 'data'), once(child, 'exit')]);
     assert.equal(child.exitCode, null);
-    const held = keepers().filter((pid) => !others.has(pid));
+    const held = keepersOf(child.pid!);
     assert.ok(held.length > 0, 'it has a keeper');
     await pause(delay);
     process.kill(end === 'group' ? -child.pid! : child.pid!, 'SIGKILL');
     await once(child, 'close');
-    await until('its keeper has ended', () => !keepers().some((pid) => held.includes(pid)));
+    await until('its keeper has ended', () => !held.some(isKeeper));
     const target = targets[way === 'many' ? 1 : 0]!.pid!;
     // What it was closing itself when it was killed goes on being closed, and has its breakpoint until its turn comes.
     if (onEvents) await until('all breakpoints are out', () => changedTexts(target).length === 0);
@@ -93,15 +96,18 @@ void describe('a program that holds uprobes of the kernel', { skip: whyNoKernelE
 
   const same = onEvents && 'it is the same keeper';
   void it('has another keeper when that one is killed', { timeout: 60_000, skip: same }, async () => {
-    const others = new Set(keepers());
     const child = spawn(process.execPath, [HOLDER, hammer, 'hold'], { stdio: ['ignore', 'pipe', 'inherit'] });
     await once(child.stdout, 'data');
-    const [first] = keepers().filter((pid) => !others.has(pid));
+    const [first] = keepersOf(child.pid!);
     process.kill(first!, 'SIGKILL');
-    await until('there is another', () => keepers().some((pid) => !others.has(pid) && pid !== first));
+    let others: number[] = [];
+    await until('there is another', () => {
+      others = keepersOf(child.pid!).filter((pid) => pid !== first);
+      return others.length > 0;
+    });
     child.kill('SIGKILL');
     await once(child, 'close');
-    await until('it has ended', () => !keepers().some((pid) => !others.has(pid)));
+    await until('it has ended', () => !others.some(isKeeper));
     assert.deepEqual(changedTexts(targets[0]!.pid!), []);
     assert.equal(linksOf(), 0);
   });

@@ -36,7 +36,8 @@ const cases: readonly Case[] = [
   { program: 'calls', handlers: 'none', oracle: true, flags: ['-O0', '-no-pie'] },
   { program: 'calls', handlers: 'none', oracle: true, flags: ['-O2', '-static'] },
   { program: 'instructions', handlers: 'none', oracle: true },
-  { program: 'instructions', args: ['1'], handlers: 'pre and post', oracle: true },
+  // `run` folds the results, which takes nine of ten instructions
+  { program: 'instructions', args: ['1'], handlers: 'pre and post', oracle: true, without: ['run'] },
   { program: 'instructions', args: ['1'], handlers: 'none', oracle: true, flags: ['-no-pie'] },
   { program: 'crowd', args: ['3', '60'], handlers: 'none', oracle: true },
   { program: 'crowd', args: ['3', '60'], handlers: 'pre and post', oracle: true },

@@ -46,7 +46,7 @@ const packed = (command: string, name: string): string => {
 };
 
 const programs: readonly Program[] = [
-  { program: 'gzip', args: ['-c', input] },
+  { program: 'gzip', args: ['-c', input], isSlow: true },
   { program: 'gzip', args: ['-dc', packed('gzip', 'packed.gz')] },
   { program: 'sort', args: ['-n', input] },
   {
