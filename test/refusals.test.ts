@@ -17,6 +17,7 @@ const NO_CODES = new Set([
   'output-broken',
   'signal-exit',
   'strip-only',
+  'uprobe-closer',
   'uprobe-doctor',
   'uprobe-drain',
   'uprobe-keeper',

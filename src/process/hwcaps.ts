@@ -3,6 +3,7 @@
  * glibc-hwcaps mechanism"; sysdeps/x86_64/dl-hwcaps-subdirs.c, sysdeps/x86/get-isa-level.h).
  */
 import { readFileSync } from 'node:fs';
+import { cpuidEcx } from '../linux/cpuid.js';
 
 /** x86-64 psABI, "Micro-Architecture Levels", by the kernel's names (arch/x86/include/asm/cpufeatures.h). Each includes the one before. */
 const LEVELS: readonly { readonly name: string; readonly flags: string }[] = [
@@ -24,9 +25,15 @@ let levels: readonly string[] | undefined;
 /** Of this machine. None where /proc does not tell. */
 export const hwcapsLevels = (): readonly string[] => (levels ??= levelsOf(flagsHere()));
 
+/** Leaf and bit of `abm` (lzcnt), which kernels under some hypervisors do not list; the linker asks the processor. */
+const [EXTENDED, ABM] = [0x8000_0001, 1 << 5];
+
 function flagsHere(): Set<string> {
   try {
-    return new Set(/^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'latin1'))?.[1]?.trim().split(' '));
+    const listed = /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'latin1'))?.[1]?.trim().split(' ');
+    const flags = new Set(listed);
+    if ((cpuidEcx(EXTENDED) & ABM) !== 0) flags.add('abm');
+    return flags;
   } catch {
     return new Set();
   }

@@ -12,7 +12,7 @@ import { Random } from '../helpers/random.js';
 import { until } from '../helpers/running.js';
 
 const HOLDER = join(repositoryRoot, 'build', 'test', 'helpers', 'kernel-holder.js');
-const ROUNDS = Number(process.env['UPROBE_OUTLIVE_ROUNDS'] ?? fewer(3, 1));
+const ROUNDS = Number(process.env['UPROBE_OUTLIVE_ROUNDS'] ?? fewer(2, 1));
 const random = new Random(Number(process.env['UPROBE_OUTLIVE_SEED'] ?? 1));
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

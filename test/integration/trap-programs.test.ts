@@ -55,7 +55,11 @@ const programs: readonly Program[] = [
   },
   { program: 'b2sum', args: [input] },
   { program: 'factor', args: ['1234567890123456789', '600851475143'] },
-  { program: 'dash', args: ['-c', 'i=0; while [ $i -lt 9 ]; do i=$((i+1)); done; echo $i; exit 7'] },
+  {
+    program: 'dash',
+    args: ['-c', 'i=0; while [ $i -lt 9 ]; do i=$((i+1)); done; echo $i; exit 7'],
+    isSlow: true,
+  },
   { program: 'base64', args: [input] },
   { program: 'xz', args: ['-dc', packed('xz', 'packed.xz')], libraries: ['liblzma.so.5'] },
   {

@@ -17,7 +17,7 @@ import { FLAGS, outcomeDifferences, readOutcomes, type Outcome } from '../helper
 
 const rounds = Number(process.env['UPROBE_SEQUENCE_ROUNDS'] ?? 1);
 const firstSeed = Number(process.env['UPROBE_SEQUENCE_SEED'] ?? 1);
-const SEQUENCES = 150;
+const SEQUENCES = 100;
 const RUNS_EACH = 2;
 
 /** What is put on an instruction. */
