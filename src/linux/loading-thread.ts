@@ -34,3 +34,18 @@ export function startThread(
   worker.on('exit', () => process.off('exit', waitUntilLoaded));
   return { worker, loaded };
 }
+
+/** One that may be started before it is needed: `prepare` makes it, `take` hands it out, or makes one when it is asked for. */
+export function preparedThread<T>(make: () => T): { readonly prepare: () => void; readonly take: () => T } {
+  let early: T | undefined;
+  return {
+    prepare: () => {
+      early ??= make();
+    },
+    take: () => {
+      const thread = early ?? make();
+      early = undefined;
+      return thread;
+    },
+  };
+}

@@ -14,6 +14,7 @@ import {
   type AttachKind,
 } from '../../linux/bpf.js';
 import { kernelFunctions } from '../../linux/btf.js';
+import { onlineCpus } from '../../linux/cpus.js';
 import { closeFd } from '../../linux/fds.js';
 import { ERRNO } from '../../linux/numbers.js';
 import { EVENT_CALL, openUprobeEvent } from '../../linux/perf-event.js';
@@ -221,9 +222,7 @@ const possibleCpus = lazy((): number => {
 });
 
 /** Where events of all processes are opened. */
-export const onlineCpu = lazy((): number =>
-  Number.parseInt(readFileSync('/sys/devices/system/cpu/online', 'latin1')),
-);
+export const onlineCpu = lazy((): number => onlineCpus()[0]!);
 
 const pidNamespace = lazy((): BpfTarget['pidNamespace'] => {
   const { dev, ino } = statSync('/proc/self/ns/pid', { bigint: true });

@@ -2,9 +2,9 @@
  * The samples of all uprobes, in the order of their times: a ring for each CPU, emptied by a thread (events/drain.ts), and handed on here to
  * whoever they are of.
  */
-import { readFileSync } from 'node:fs';
 import type { Drain, DrainedRings } from '../../events/drain.js';
 import type { SampleBatch } from '../../events/protocol.js';
+import { onlineCpus } from '../../linux/cpus.js';
 import { closePerfRing, openPerfRings, type OpenRing } from '../../linux/perf-ring.js';
 import { idOf, readRecords, RECORD, type PerfRecord } from '../../linux/perf-records.js';
 import { Comms } from './comms.js';
@@ -117,15 +117,6 @@ export class Sampler {
       this.#comms.note(record);
     }
   }
-}
-
-/** /sys/devices/system/cpu/online: `0-3,6`. Events of a CPU that is switched on later are not there. */
-function onlineCpus(): number[] {
-  const list = readFileSync('/sys/devices/system/cpu/online', 'latin1').trim();
-  return list.split(',').flatMap((range) => {
-    const [first = 0, last = first] = range.split('-').map(Number);
-    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
-  });
 }
 
 function ringBytes(): number {

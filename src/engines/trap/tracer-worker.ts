@@ -3,7 +3,7 @@
  * first hit is loading code, and two processors can do it at once. Imports next to nothing, so that it can come first.
  */
 import type { Worker } from 'node:worker_threads';
-import { startThread } from '../../linux/loading-thread.js';
+import { preparedThread, startThread } from '../../linux/loading-thread.js';
 
 export interface TracerInit {
   /** One word: the address of the mailbox, 0 until there is one. The thread waits for it. */
@@ -18,18 +18,8 @@ export interface TracerThread {
   start(mailboxAddress: number): void;
 }
 
-let early: TracerThread | undefined;
-
-/** Load the tracer's code now. Without effect on how long this process lives. */
-export function prepareTracer(): void {
-  early ??= makeThread();
-}
-
-export function takeTracer(): TracerThread {
-  const thread = early ?? makeThread();
-  early = undefined;
-  return thread;
-}
+/** Preparing it loads its code now, without effect on how long this process lives. */
+export const { prepare: prepareTracer, take: takeTracer } = preparedThread(makeThread);
 
 function makeThread(): TracerThread {
   const mailbox = new BigInt64Array(new SharedArrayBuffer(8));
